@@ -1,0 +1,140 @@
+"""Configuration at one moment: checked, frozen, and the same in every process.
+
+Books read and check the files and send this value to the workers; a worker makes `Facts` of it, its index.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.catalogue import Card, Catalogue
+from gateway.teams import Identity, Team
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """A text that never shows in a log or a traceback."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret('***')" if self.value else "Secret('')"
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """An address to listen on: host and port, or the path of a Unix socket (then host is "" and port 0)."""
+
+    host: str
+    port: int
+    path: str = ""
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """Certificate chain and key files (PEM)."""
+
+    certificate_file: str
+    key_file: str
+
+
+class ProxySettings(msgspec.Struct, frozen=True):
+    """The data plane's listener and its bounds."""
+
+    listen: Listen
+    tls: Tls | None = None
+    head_bytes_max: int = 65_536
+    body_bytes_max: int = 67_108_864  # JSON bodies with images inside run to tens of megabytes
+    head_timeout_ms: int = 30_000
+    body_timeout_ms: int = 120_000  # of silence inside a body
+    idle_timeout_ms: int = 75_000
+    write_timeout_ms: int = 120_000  # a client that takes nothing for so long is gone
+    drain_timeout_ms: int = 30_000
+    connections_max: int = 10_000
+
+
+class Account(msgspec.Struct, frozen=True):
+    """One upstream account."""
+
+    name: str
+    base_url: str  # scheme://host[:port][/prefix], without a trailing slash; ends in /v1 for OpenAI
+    api_key: Secret
+    tier: str | None = None  # None: the account's own limits are not enforced here
+    organization: str | None = None
+    project: str | None = None
+    data_residency: bool = False
+    ca_file: str | None = None
+    proxy_url: str | None = None  # HTTPS_PROXY for this account
+    connections_max: int = 1_000
+    idle_timeout_ms: int = 30_000
+    connect_timeout_ms: int = 10_000
+    first_byte_timeout_ms: int = 900_000
+    stall_timeout_ms: int = 900_000  # of silence inside an answer
+
+
+class AdminSettings(msgspec.Struct, frozen=True):
+    """The admin port. An empty token serves loopback clients only."""
+
+    listen: Listen
+    token: Secret
+
+
+class EstimateSettings(msgspec.Struct, frozen=True):
+    """What a call is expected to use before anything is learned."""
+
+    output_tokens: int = 1_000
+    history_input_tokens: int = 2_000  # of a conversation kept at OpenAI
+    image_tokens: int = 1_000
+    bytes_per_token: int = 4
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """gateway.yaml, checked."""
+
+    proxy: ProxySettings
+    admin: AdminSettings
+    accounts: tuple[Account, ...]  # the first is the default
+    workers: int = 1
+    store_url: str = "memory"
+    on_store_error: str = "share"
+    journal_folder: str = "var/journal"
+    ledger_url: str = "sqlite:var/ledger.db"
+    estimate: EstimateSettings = EstimateSettings()
+    metrics_series_max: int = 5_000  # per metric
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """What a team must have done to hold this tier."""
+
+    name: str
+    spent_picousd: int = 0
+    days: int = 0
+    requests: int = 0
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything that is configured. Encodes to MessagePack for the control socket, secrets included."""
+
+    settings: Settings
+    catalogue: Catalogue
+    tiers: tuple[Tier, ...]  # lowest first
+    start_tier: str
+    teams: tuple[Team, ...]
+    config_hash: str  # of the files' contents
+    loaded_at_us: int
+    team_tiers: dict[str, str] = {}  # of `auto` teams, where the ledger has promoted them
+    learned_output_tokens: dict[str, int] = {}  # p95 by "team\0model\0endpoint"
+    learned_input_tokens: dict[str, int] = {}  # p95 of calls whose input is kept at OpenAI, by the same key
+
+
+class Facts:
+    """A snapshot with its indexes: what one exchange keeps from its first step to its last."""
+
+    __slots__ = ("accounts", "by_key_hash", "cards", "snapshot", "tiers")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.by_key_hash: dict[str, Identity] = {key.hash: Identity(team, key) for team in snapshot.teams for key in team.keys}
+        self.cards: dict[str, Card] = snapshot.catalogue.by_name()
+        self.accounts: dict[str, Account] = {account.name: account for account in snapshot.settings.accounts}
+        start = snapshot.start_tier
+        self.tiers: dict[str, str] = {
+            team.name: snapshot.team_tiers.get(team.name, start) if team.tier == "auto" else team.tier for team in snapshot.teams
+        }
