@@ -1,0 +1,65 @@
+"""Heads towards both sides: what of a request goes to OpenAI, and what of its answer goes to the client. Pure text work."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from gateway.relay.answer import AnswerHead
+
+Header = tuple[bytes, bytes]
+
+# Never forwarded: hop-by-hop (RFC 9110 section 7.6.1), the tenant's credentials, what the gateway says itself.
+_REQUEST_DROPPED = frozenset(
+    b"""host connection keep-alive proxy-connection proxy-authorization te trailer transfer-encoding upgrade expect
+    content-length authorization api-key openai-organization openai-project x-client-request-id""".split()
+)
+# Hop-by-hop, the account's organisation, and its rate limits, which tell the capacity of all teams together.
+_ANSWER_DROPPED = re.compile(
+    rb"\r\n(?:connection|keep-alive|proxy-connection|proxy-authenticate|te|trailer|transfer-encoding|upgrade|content-length"
+    rb"|openai-organization|openai-project|x-ratelimit-[^:]*|x-gateway-request-id):[^\r\n]*",
+    re.IGNORECASE,
+)
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+
+
+def status_line(status: int) -> bytes:
+    """`HTTP/1.1 200 OK`, without its line end."""
+    return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} ".encode()
+
+
+def upstream_head(
+    method: bytes,
+    target: bytes,
+    headers: list[Header],
+    *,
+    account_lines: bytes,
+    exchange_id: str,
+    content_length: int | None,
+    identity_encoding: bool,
+) -> bytes:
+    """The request's head towards OpenAI.
+
+    `headers` have lower-case names. `account_lines` is what the account adds (`Host`, `Authorization`, ...), each line
+    with its end. With `identity_encoding` the answer must not be compressed, since metering reads it.
+    """
+    parts = [method, b" ", target, b" HTTP/1.1\r\n", account_lines, b"x-client-request-id: ", exchange_id.encode(), b"\r\n"]
+    named_hop_by_hop: set[bytes] = set()
+    for name, value in headers:
+        if name == b"connection":
+            named_hop_by_hop.update(token.strip().lower() for token in value.split(b","))
+    for name, value in headers:
+        if name in _REQUEST_DROPPED or name in named_hop_by_hop or (identity_encoding and name == b"accept-encoding"):
+            continue
+        parts += (name, b": ", value, b"\r\n")
+    if identity_encoding:
+        parts.append(b"accept-encoding: identity\r\n")
+    if content_length is not None:
+        parts.append(b"content-length: %d\r\n" % content_length)
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def answer_lines(head: AnswerHead) -> bytes:
+    """The header lines of OpenAI's answer that a client may see, each begun with a line end."""
+    return _ANSWER_DROPPED.sub(b"", head.lines)
