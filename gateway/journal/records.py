@@ -65,4 +65,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, tag="e"):
     marks: tuple[str, ...] = ()
 
 
-Record = Intent | Entry
+class Closed(msgspec.Struct, frozen=True, array_like=True, tag="c"):
+    """An intent that ended with no entry of its own: a session whose every exchange has its entry, or a call that never left."""
+
+    exchange_id: str
+
+
+Record = Intent | Entry | Closed
