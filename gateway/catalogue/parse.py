@@ -1,0 +1,50 @@
+"""From raw values, as YAML gives them, to checked ones; and what can only be checked over cards together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gateway.catalogue import Card
+from gateway.catalogue.schema import CardModel, Tiers, TiersModel
+from gateway.units import Meter
+
+_METER_OF = {
+    ("text", "input"): Meter.INPUT_TEXT,
+    ("text", "output"): Meter.OUTPUT_TEXT,
+    ("audio", "input"): Meter.INPUT_AUDIO,
+    ("audio", "output"): Meter.OUTPUT_AUDIO,
+    ("image", "input"): Meter.INPUT_IMAGE,
+    ("image", "output"): Meter.OUTPUT_IMAGE,
+}
+
+
+def parse_card(raw: Mapping[str, Any]) -> Card:
+    """One model card. pydantic.ValidationError (a ValueError) holds every problem with its key and what is allowed."""
+    return CardModel.model_validate(raw).to_card()
+
+
+def parse_tiers(raw: Mapping[str, Any]) -> Tiers:
+    """`tiers.yaml`. Errors as `parse_card`."""
+    return TiersModel.model_validate(raw).to_tiers()
+
+
+def duplicate_names(cards: Iterable[Card]) -> dict[str, tuple[str, ...]]:
+    """Names that more than one card claims, each with the models that claim it. Empty when every name leads to one card."""
+    claims: dict[str, list[str]] = {}
+    for card in cards:
+        for name in (card.model, *card.aliases, *card.snapshots):
+            claims.setdefault(name, []).append(card.model)
+    return {name: tuple(models) for name, models in claims.items() if len(models) > 1}
+
+
+def modalities_without_price(card: Card) -> tuple[str, ...]:
+    """What the card says the model takes or gives as tokens and has no price for now, e.g. ("image input",): it would be unpriced.
+
+    Looks at the newest standard row. Cards that bill by other units than tokens, or have no table at all, give nothing.
+    """
+    rates = card.prices[-1].standard if card.prices else {}
+    if not rates.keys() & set(_METER_OF.values()):
+        return ()
+    declared = ((modality, direction) for modality, directions in card.modalities.items() for direction in directions)
+    return tuple(" ".join(pair) for pair in declared if pair in _METER_OF and _METER_OF[pair] not in rates)
