@@ -34,9 +34,7 @@ def clip(text: str | None) -> str | None:
 def in_range(entry: Entry) -> bool:
     """Whether every priced number of the entry can be kept and summed."""
     cost = entry.cost_picousd
-    if cost is not None and not 0 <= cost <= COST_PICOUSD_MAX:
-        return False
-    return not entry.usage or (max(entry.usage.values()) <= QUANTITY_MAX and min(entry.usage.values()) >= 0)
+    return (cost is None or 0 <= cost <= COST_PICOUSD_MAX) and _usage_in_range(entry.usage)
 
 
 def fit_entry(entry: Entry) -> Entry:
@@ -45,6 +43,7 @@ def fit_entry(entry: Entry) -> Entry:
     Texts are clipped and facts beyond FACTS_MAX dropped. Usage or cost that no 64-bit ledger can hold is not kept as a wrong
     number: the entry becomes `unknown` and unpriced, with the mark `out_of_range`.
     """
+    late = entry.late_usage if entry.late_usage and not entry.usage and _usage_in_range(entry.late_usage) else None  # room for one usage
     marks = tuple(clip(mark)[:FACT_CHARS_MAX] for mark in entry.marks[:FACTS_MAX])
     if not in_range(entry):
         entry = replace(entry, usage={}, usage_source="unknown", cost_picousd=None)
@@ -73,6 +72,7 @@ def fit_entry(entry: Entry) -> Entry:
         ask_tokens=_number(entry.ask_tokens),
         body_bytes=min(entry.body_bytes, NUMBER_MAX),
         marks=marks,
+        late_usage=late,
     )
 
 
@@ -95,6 +95,10 @@ def fit_intent(intent: Intent) -> Intent:
         retry_count=_number(intent.retry_count),
         marks=tuple(clip(mark)[:FACT_CHARS_MAX] for mark in intent.marks[:FACTS_MAX]),
     )
+
+
+def _usage_in_range(usage: Mapping[Meter, int]) -> bool:
+    return not usage or (max(usage.values()) <= QUANTITY_MAX and min(usage.values()) >= 0)
 
 
 def _ask(usage: Mapping[Meter, int]) -> dict[Meter, int]:

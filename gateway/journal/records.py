@@ -63,6 +63,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, tag="e"):
     answer_id: str | None = None  # the id of the object OpenAI made: resp_…, chatcmpl-…
     body_bytes: int = 0  # of the request
     marks: tuple[str, ...] = ()
+    late_usage: dict[Meter, int] | None = None  # what this answer says of the exchange that made `answer_id`; never this entry's own
 
 
 class Closed(msgspec.Struct, frozen=True, array_like=True, tag="c"):
