@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.admission import Limit
+from gateway.admission.limits import TierExcludes
 from gateway.catalogue import Card, Catalogue
 from gateway.teams import Identity, Team
 
@@ -124,16 +126,28 @@ class Snapshot(msgspec.Struct, frozen=True):
     learned_input_tokens: dict[str, int] = {}  # p95 of calls whose input is kept at OpenAI, by the same key
 
 
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    """As MessagePack, secrets included: for the control socket only."""
+    return msgspec.msgpack.encode(snapshot)
+
+
+def decode_snapshot(encoded: bytes) -> Snapshot:
+    """What `encode_snapshot` made; msgspec.DecodeError (ValidationError included) on anything else."""
+    return msgspec.msgpack.decode(encoded, type=Snapshot)
+
+
 class Facts:
     """A snapshot with its indexes: what one exchange keeps from its first step to its last."""
 
-    __slots__ = ("accounts", "by_key_hash", "cards", "snapshot", "tiers")
+    __slots__ = ("accounts", "by_key_hash", "cards", "default_account", "limits", "snapshot", "tiers")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.by_key_hash: dict[str, Identity] = {key.hash: Identity(team, key) for team in snapshot.teams for key in team.keys}
         self.cards: dict[str, Card] = snapshot.catalogue.by_name()
         self.accounts: dict[str, Account] = {account.name: account for account in snapshot.settings.accounts}
+        self.default_account: Account = snapshot.settings.accounts[0]
+        self.limits: dict[tuple[str, str, str | None], tuple[Limit, ...] | TierExcludes] = {}  # by team, key, model: found once, kept
         start = snapshot.start_tier
         self.tiers: dict[str, str] = {
             team.name: snapshot.team_tiers.get(team.name, start) if team.tier == "auto" else team.tier for team in snapshot.teams
