@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from gateway.config.snapshot import Snapshot
 from gateway.journal.records import Entry
+from gateway.metrics.costs import CostClasses
 from gateway.metrics.families import OTHER, Families
 from gateway.units import PICOUSD_PER_USD, Meter
 
 NONE = "none"  # the endpoint has no model
-
-CostByClass = Callable[[Entry], Mapping[str, int]]
-"""Pico-dollars of an entry by cost class; their sum is `cost_picousd`."""
 
 OUTCOMES = {
     "ok": "ok", "client_error": "client_error", "upstream_error": "upstream_error", "upstream_timeout": "upstream_timeout",
@@ -48,9 +46,9 @@ class EntryMetrics:
     new one has more. Counters cannot go down, so an entry that is corrected downwards stays too high here: the ledger is the truth.
     """
 
-    def __init__(self, families: Families, series_max: int, cost_by_class: CostByClass) -> None:
+    def __init__(self, families: Families, series_max: int) -> None:
         self._to = families
-        self._cost_by_class = cost_by_class
+        self._costs = CostClasses()
         self._known_max = series_max // KNOWN_AT_START_SHARE
         self._teams: frozenset[str] = frozenset()
         self._accounts: frozenset[str] = frozenset()
@@ -67,6 +65,7 @@ class EntryMetrics:
         """
         self._teams = frozenset(team.name for team in snapshot.teams)
         self._accounts = frozenset(account.name for account in snapshot.settings.accounts)
+        self._costs = CostClasses(snapshot)
         cards = snapshot.catalogue.by_name()
         self._models = {name: card.model for name, card in cards.items()}
         room = self._known_max
@@ -172,8 +171,8 @@ class EntryMetrics:
     def _observe_cost(self, team: str, model: str, entry: Entry, before: Entry | None) -> None:
         if not entry.cost_picousd:
             return
-        old = self._cost_by_class(before) if before is not None and before.cost_picousd else {}
-        for cost_class, picousd in self._cost_by_class(entry).items():
+        old: Mapping[str, int] = {} if before is None else self._costs.of(before)
+        for cost_class, picousd in self._costs.of(entry).items():
             self._to.cost.child(team, model, cost_class).inc(max(0, picousd - old.get(cost_class, 0)) / PICOUSD_PER_USD)
 
 

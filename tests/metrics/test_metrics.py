@@ -1,7 +1,6 @@
 """Metrics as Prometheus reads them: the text is parsed back, nothing is asked of the objects."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.admission import LimitKind, Scope
-from gateway.catalogue import Card, Catalogue
+from gateway.catalogue import Card, Catalogue, PriceTable
 from gateway.config.snapshot import Account, AdminSettings, Listen, ProxySettings, Secret, Settings, Snapshot
 from gateway.control import Decided, LimitReading, Refusal, Report, Retry
 from gateway.journal.records import Entry
@@ -19,16 +18,20 @@ from gateway.metrics import EntryMetrics, Families, LiveMetrics
 from gateway.teams import Team
 from gateway.units import Meter
 
+USD = 60_000 * 10**12  # a rate of one dollar a unit
+RATES = {Meter.INPUT_TEXT: USD, Meter.CACHED_TEXT: USD // 10, Meter.OUTPUT_TEXT: 2 * USD, Meter.OUTPUT_AUDIO: 8 * USD,
+         Meter.WEB_SEARCH_CALLS: USD // 2}  # fmt: skip
 CARDS = (
-    Card("gpt-4o", aliases=("gpt-4o-latest",), snapshots=("gpt-4o-2024-08-06",), endpoints=("chat/completions", "responses")),
+    Card("gpt-4o", aliases=("gpt-4o-latest",), snapshots=("gpt-4o-2024-08-06",), endpoints=("chat/completions", "responses"),
+         prices=(PriceTable("gpt-4o@2024-10-02", 0, "here", RATES),)),
     Card("tts-1", endpoints=("audio/speech",)),
-)
+)  # fmt: skip
 TEAMS = (Team("voice", "tier-1", models=("gpt-4o",)), Team("search", "tier-1"))
 ENTRY = Entry(
     exchange_id="gx-1", session_id=None, team="voice", key="dev", account="openai", endpoint="chat/completions",
     model_asked="gpt-4o", model_served="gpt-4o-2024-08-06", service_tier=None,
     usage={Meter.INPUT_TEXT: 70, Meter.CACHED_TEXT: 30, Meter.OUTPUT_TEXT: 40, Meter.OUTPUT_AUDIO: 1, Meter.WEB_SEARCH_CALLS: 2},
-    details={"reasoning_tokens": 25}, usage_source="reported", cost_picousd=3_000_000_000_000, price_version="gpt-4o@2024-10-02",
+    details={"reasoning_tokens": 25}, usage_source="reported", cost_picousd=162 * 10**12, price_version="gpt-4o@2024-10-02",
     status=200, error_code=None, upstream_request_id=None, client_request_id=None,
     admitted_at_us=1_000_000, ended_at_us=3_500_000,
     timings_us={"sent": 1_000, "head": 400_000, "first_token": 500_000, "last": 2_401_000, "overhead": 120},
@@ -62,14 +65,9 @@ class Shown:
         return {labels: value for (found, labels), value in self.all().items() if found == name}
 
 
-def halves(entry: Entry) -> Mapping[str, int]:
-    assert entry.cost_picousd is not None
-    return {"input": entry.cost_picousd // 3, "output": entry.cost_picousd - entry.cost_picousd // 3}
-
-
 def house(series_max: int = 5_000) -> tuple[EntryMetrics, LiveMetrics, Shown]:
     families = Families(series_max)
-    entries = EntryMetrics(families, series_max, halves)
+    entries = EntryMetrics(families, series_max)
     live = LiveMetrics(families, entries)
     return entries, live, Shown(families)
 
@@ -91,8 +89,11 @@ def test_one_entry_is_counted_once_in_every_family_it_belongs_to() -> None:
     assert shown.get("gateway_tokens_total", **pair, direction="output", modality="audio") == 1
     assert shown.get("gateway_tokens_detail_total", **pair, detail="cache_read") == 30
     assert shown.get("gateway_tokens_detail_total", **pair, detail="reasoning") == 25
-    assert shown.get("gateway_cost_usd_total", **pair, cost_class="input") == 1
-    assert shown.get("gateway_cost_usd_total", **pair, cost_class="output") == 2
+    assert shown.get("gateway_cost_usd_total", **pair, cost_class="input") == 70
+    assert shown.get("gateway_cost_usd_total", **pair, cost_class="cached_input") == 3
+    assert shown.get("gateway_cost_usd_total", **pair, cost_class="output") == 80
+    assert shown.get("gateway_cost_usd_total", **pair, cost_class="audio") == 8
+    assert shown.get("gateway_cost_usd_total", **pair, cost_class="tool") == 1
     assert shown.get("gateway_usage_source_total", source="upstream_usage") == 1
     assert shown.get("gateway_unpriced_requests_total", **model, reason="missing_price") == 0
     assert shown.get("gateway_request_duration_seconds_sum", **model, **operation, stream="true") == 2.5
@@ -161,9 +162,9 @@ def test_a_missing_price_is_loud(changes: dict[str, Any], unpriced: dict[tuple[s
 
 
 CORRECTIONS = [
-    ("upwards", {Meter.INPUT_TEXT: 75, Meter.OUTPUT_TEXT: 40}, 4_500_000_000_000, 105, 1.5, 3.0),
-    ("downwards stays, as counters do", {Meter.INPUT_TEXT: 5}, 1_500_000_000_000, 100, 1.0, 2.0),
-    ("the same", ENTRY.usage, ENTRY.cost_picousd, 100, 1.0, 2.0),
+    ("upwards", {Meter.INPUT_TEXT: 105, Meter.OUTPUT_TEXT: 40}, 185, 135, 105, 80),
+    ("downwards stays, as counters do", {Meter.INPUT_TEXT: 5}, 5, 100, 70, 80),
+    ("the same", ENTRY.usage, 162, 100, 70, 80),
 ]
 
 
@@ -176,7 +177,7 @@ def test_a_correction_counts_what_it_adds(
     metrics, _, shown = house()
     metrics.configure(snapshot())
     metrics.observe(ENTRY)
-    metrics.observe(entry(usage=usage, cost_picousd=cost), supersedes=ENTRY)
+    metrics.observe(entry(usage=usage, cost_picousd=cost * 10**12), supersedes=ENTRY)
     pair = {"team": "voice", "model": "gpt-4o"}
     assert shown.get("gateway_tokens_total", **pair, direction="input", modality="text") == input_tokens
     assert shown.get("gateway_cost_usd_total", **pair, cost_class="input") == input_usd
@@ -191,7 +192,24 @@ def test_a_correction_from_unpriced_counts_its_whole_cost() -> None:
     before = entry(cost_picousd=None)
     metrics.observe(before)
     metrics.observe(ENTRY, supersedes=before)
-    assert sum(shown.of("gateway_cost_usd_total").values()) == 3.0
+    assert sum(shown.of("gateway_cost_usd_total").values()) == 162
+
+
+COSTS = [
+    ("priced by other prices than these", {"cost_picousd": 7 * 10**12}, {"other": 7}),
+    ("a table nobody knows", {"price_version": "gone@2020-01-01"}, {"other": 162}),
+    ("no table named", {"price_version": None}, {"other": 162}),
+    ("another model's prices, as `price_as` says", {"model_served": "gpt-9", "usage": {Meter.INPUT_TEXT: 162}}, {"input": 162}),
+    ("free", {"cost_picousd": 0, "usage": {}}, {}),
+]
+
+
+@pytest.mark.parametrize("changes,usd", [row[1:] for row in COSTS], ids=[row[0] for row in COSTS])
+def test_cost_classes_sum_to_the_entrys_cost(changes: dict[str, Any], usd: dict[str, float]) -> None:
+    metrics, _, shown = house()
+    metrics.configure(snapshot(teams=TEAMS[1:]))
+    metrics.observe(entry(team="search", **changes))
+    assert {dict(labels)["cost_class"]: value for labels, value in shown.of("gateway_cost_usd_total").items()} == usd
 
 
 MODELS = [
