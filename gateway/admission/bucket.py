@@ -99,10 +99,9 @@ def reading(state: State, limit: Limit) -> Reading:
     """
     level, period_ms, capacity_units = state[0], limit.period_ms, limit.capacity_units
     free = capacity_units * period_ms - level
-    if limit.calendar:
-        reset_ms = period_ms - state[1] % period_ms if level else 0
-    else:
-        reset_ms = -(-level // capacity_units)
+    reset_ms = -(-level // capacity_units)
+    if limit.calendar and level:
+        reset_ms = period_ms - state[1] % period_ms
     return Reading(limit, free // period_ms if free > 0 else 0, reset_ms)
 
 
