@@ -8,9 +8,9 @@ from __future__ import annotations
 import msgspec
 
 from gateway.admission import Limit
-from gateway.admission.limits import TierExcludes
+from gateway.admission.limits import TierExcludes, limits_for
 from gateway.catalogue import Card, Catalogue
-from gateway.teams import Identity, Team
+from gateway.teams import Identity, Key, Team
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -139,16 +139,29 @@ def decode_snapshot(encoded: bytes) -> Snapshot:
 class Facts:
     """A snapshot with its indexes: what one exchange keeps from its first step to its last."""
 
-    __slots__ = ("accounts", "by_key_hash", "cards", "default_account", "limits", "snapshot", "tiers")
+    __slots__ = ("_limits", "accounts", "by_key_hash", "cards", "snapshot", "tiers")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.by_key_hash: dict[str, Identity] = {key.hash: Identity(team, key) for team in snapshot.teams for key in team.keys}
         self.cards: dict[str, Card] = snapshot.catalogue.by_name()
         self.accounts: dict[str, Account] = {account.name: account for account in snapshot.settings.accounts}
-        self.default_account: Account = snapshot.settings.accounts[0]
-        self.limits: dict[tuple[str, str, str | None], tuple[Limit, ...] | TierExcludes] = {}  # by team, key, model: found once, kept
+        self._limits: dict[tuple[str, str, str | None], tuple[Limit, ...] | TierExcludes] = {}  # by team, key, model: found once
         start = snapshot.start_tier
         self.tiers: dict[str, str] = {
             team.name: snapshot.team_tiers.get(team.name, start) if team.tier == "auto" else team.tier for team in snapshot.teams
         }
+
+    def account_of(self, team: Team) -> Account:
+        """The upstream account that carries this team's calls."""
+        return self.accounts[team.account] if team.account else self.snapshot.settings.accounts[0]
+
+    def limits_of(self, team: Team, key: Key, card: Card | None) -> tuple[Limit, ...] | TierExcludes:
+        """The buckets of a key on a model. The same for every call of this snapshot, so worked out once."""
+        place = (team.name, key.id, card.model if card else None)
+        found = self._limits.get(place)
+        if found is None:
+            account, default_limits = self.account_of(team), self.snapshot.catalogue.default_limits
+            found = limits_for(team, key, card, self.tiers[team.name], default_limits, account.name, account.tier)
+            self._limits[place] = found
+        return found

@@ -12,8 +12,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from gateway.metering import Observed
 from gateway.relay.answer import AnswerHead, AnswerReader
-from gateway.relay.call import Client
+from gateway.relay.call import Body, Client
 from gateway.relay.gate import Gate
 from gateway.relay.pool import Pool
 from gateway.relay.upstream import Lost, Upstream
@@ -26,15 +27,26 @@ End = Literal["complete", "ended", "closed", "head_timeout", "stalled", "bad_ans
 class Tap(Protocol):
     """What listens to the payload (an observer of `metering/`): gives back what may pass now, keeps what must wait."""
 
-    ended: bool
-    usage_due: bool
-    started: bool
+    @property
+    def ended(self) -> bool:
+        """The terminal event has been fed: the exchange can be recorded."""
+
+    @property
+    def usage_due(self) -> bool:
+        """The end of the answer is in sight, and its usage has not come yet."""
+
+    @property
+    def started(self) -> bool:
+        """The first of the content has been fed."""
 
     def feed(self, data: bytes) -> bytes:
         """Some payload in, what may go to the client now out."""
 
     def release(self) -> bytes:
         """What waited for the entry."""
+
+    def finish(self) -> Observed:
+        """What was seen. Total."""
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -82,6 +94,13 @@ class Carry:
         self._complete = False
         self._released = False
         self._end_seen: End | None = None
+
+    def send(self, head: bytes, body: Body, *, head_request: bool = False) -> None:
+        """Send the request; from here on OpenAI may bill."""
+        assert self._upstream is not None
+        self.moments.sent_ns = self._clock_ns()
+        self._client.fed_by(self._upstream, self)
+        self._upstream.send(head, body, self, head_request=head_request)
 
     # taker of the upstream
 

@@ -33,7 +33,7 @@ class Pool:
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.path_prefix = parts.path.rstrip("/").encode()
-        self.host_line = b"host: " + parts.netloc.rpartition("@")[2].encode() + b"\r\n"
+        self.account_lines = _account_lines(account, parts.netloc.rpartition("@")[2])
         self._tls = _tls_context(account) if parts.scheme == "https" else None
         self._loop = loop
         self._deadlines = deadlines
@@ -114,6 +114,18 @@ class Pool:
         async with asyncio.timeout(self.account.connect_timeout_ms / 1000):
             _, upstream = await self._loop.create_connection(make, self.host, self.port, **options)
         return upstream
+
+
+def _account_lines(account: Account, host: str) -> bytes:
+    """What the account says in every request, in place of what the team said."""
+    lines = [f"host: {host}"]
+    if account.api_key.value:
+        lines.append(f"authorization: Bearer {account.api_key.value}")
+    if account.organization:
+        lines.append(f"openai-organization: {account.organization}")
+    if account.project:
+        lines.append(f"openai-project: {account.project}")
+    return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
 
 
 def _tls_context(account: Account) -> ssl.SSLContext:

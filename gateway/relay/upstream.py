@@ -66,7 +66,7 @@ class Upstream(asyncio.Protocol):
         self.deadline_s = NEVER
         self._last_call = False
         self.resume()
-        reusable = reader is not None and reader.complete and reader.head is not None and reader.head.keep_alive
+        reusable = reader is None or (reader.complete and reader.head is not None and reader.head.keep_alive)  # None: never used
         if not reusable or unsent is not None or self.closed:
             self.close()
             return False

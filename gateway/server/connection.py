@@ -357,6 +357,11 @@ class ClientConnection(asyncio.Protocol):
         if self._head_bytes > self._bounds.head_bytes_max + len(self._headers) * 4:
             raise _Refuse(_head_too_large(self._bounds.head_bytes_max))
 
+    def abort(self) -> None:
+        """Break off whatever runs: the deadline of a drain has passed."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def drain(self) -> None:
         """Take no further request: idle connections close now, busy ones after their answer."""
         self._draining = True

@@ -1,0 +1,162 @@
+"""Steps 7 and 8: from what was seen of an exchange to its entry. Total: whatever was seen, there is an entry."""
+
+from __future__ import annotations
+
+from gateway.admission import Admitted, Decision
+from gateway.catalogue import Card
+from gateway.config.snapshot import Facts
+from gateway.endpoints.table import Kind
+from gateway.job import Job
+from gateway.journal.records import Entry, Intent
+from gateway.metering import Observed, usage_at_end
+from gateway.pricing import Priced, price
+from gateway.relay.carry import Carry, End
+from gateway.units import Usage, UsageSource, tokens_of
+
+_OUTCOMES: dict[End, str] = {
+    "closed": "upstream_error",
+    "bad_answer": "upstream_error",
+    "head_timeout": "upstream_timeout",
+    "stalled": "upstream_timeout",
+    "client_gone": "client_gone",
+}
+TERMINAL = frozenset({"completed", "incomplete", "failed", "cancelled"})
+
+
+def intent_of(job: Job, decision: Decision, admitted_at_us: int) -> Intent:
+    """What is written down before OpenAI is contacted."""
+    call, identity = job.call, job.identity
+    return Intent(
+        exchange_id=job.exchange_id,
+        session_id=None,
+        team=identity.team.name,
+        key=identity.key.id,
+        account=job.account.name,
+        endpoint=job.endpoint.name,
+        model_asked=job.model_asked,
+        service_tier_asked=job.body.service_tier if job.body else None,
+        ask_usage=job.ask_usage,
+        ask_cost_picousd=job.ask_cost_picousd,
+        price_version=job.price_version,
+        client_request_id=_text(call.header(b"x-client-request-id")),
+        retry_count=_count(call.header(b"x-stainless-retry-count")),
+        admitted_at_us=admitted_at_us,
+        marks=() if isinstance(decision, Admitted) else (f"shadow:{decision.limit.scope}:{decision.limit.kind}",),
+    )
+
+
+def close_exchange(job: Job, intent: Intent, carry: Carry, end: End, facts: Facts, *, started_ns: int, ended_at_us: int) -> Entry:
+    """Observe and price: the entry of an exchange that has ended, however it ended."""
+    status = carry.head.status if carry.head is not None else None
+    observed = carry.tap.finish() if carry.tap is not None else None
+    usage, source = _usage(job, observed, status, complete=end in ("complete", "ended"))
+    served = (observed.model_served if observed else None) or job.model_asked
+    service_tier = observed.service_tier if observed else None
+    if source == "unknown":
+        cost, version = job.ask_cost_picousd, job.price_version
+    else:
+        cost, version = _cost(job, served, service_tier, usage, source, ended_at_us, facts)
+    late = _is_late(job, observed)
+    return Entry(
+        exchange_id=intent.exchange_id,
+        session_id=None,
+        team=intent.team,
+        key=intent.key,
+        account=intent.account,
+        endpoint=intent.endpoint,
+        model_asked=intent.model_asked,
+        model_served=served,
+        service_tier=service_tier,
+        usage=usage,
+        details=observed.details if observed else {},
+        usage_source=source,
+        cost_picousd=cost,
+        price_version=version,
+        status=status,
+        error_code=(observed.error_code or observed.lost) if observed else end,
+        upstream_request_id=_text(carry.head.request_id) if carry.head is not None else None,
+        client_request_id=intent.client_request_id,
+        admitted_at_us=intent.admitted_at_us,
+        ended_at_us=max(ended_at_us, intent.admitted_at_us),
+        timings_us=_timings(carry, started_ns),
+        retry_count=intent.retry_count,
+        outcome=_outcome(end, status),
+        ask_tokens=tokens_of(job.ask_usage) or None,
+        streamed=job.streams,
+        answer_id=observed.answer_id if observed else None,
+        body_bytes=job.call.body_bytes,
+        marks=intent.marks,
+        late_usage=observed.usage if late and observed else None,
+    )
+
+
+def unknown_entry(intent: Intent, job: Job, *, ended_at_us: int) -> Entry:
+    """Of an exchange that broke inside the gateway after OpenAI was contacted: the worst case, marked."""
+    return Entry(
+        exchange_id=intent.exchange_id, session_id=None, team=intent.team, key=intent.key, account=intent.account,
+        endpoint=intent.endpoint, model_asked=intent.model_asked, model_served=None, service_tier=None,
+        usage=intent.ask_usage, details={}, usage_source="unknown", cost_picousd=intent.ask_cost_picousd,
+        price_version=intent.price_version, status=None, error_code="gateway_error", upstream_request_id=None,
+        client_request_id=intent.client_request_id, admitted_at_us=intent.admitted_at_us,
+        ended_at_us=max(ended_at_us, intent.admitted_at_us), timings_us={}, retry_count=intent.retry_count,
+        outcome="gateway_error", ask_tokens=tokens_of(job.ask_usage) or None, streamed=job.streams,
+        body_bytes=job.call.body_bytes, marks=intent.marks,
+    )  # fmt: skip
+
+
+def _usage(job: Job, observed: Observed | None, status: int | None, *, complete: bool) -> tuple[Usage, UsageSource]:
+    kind = job.endpoint.kind
+    if kind in (Kind.UNMETERED, Kind.UNKNOWN):
+        return {}, "unknown" if status is None or status < 400 else "not_billed"
+    return usage_at_end(
+        observed,
+        ask=job.ask_usage,
+        status=status,
+        complete=complete,
+        billable=kind is Kind.METERED,
+        reasoning=job.card.reasoning if job.card else True,
+        streamed=job.streams,
+    )
+
+
+def _cost(
+    job: Job, served: str | None, service_tier: str | None, usage: Usage, source: UsageSource, ended_at_us: int, facts: Facts
+) -> tuple[int | None, str | None]:
+    """The model served prices the call; a served name that no card lists is unpriced, unless the team has said what it costs."""
+    if source == "not_billed":
+        return 0, None
+    card: Card | None = facts.cards.get(served or "")
+    if card is None and job.identity.team.unknown_model == "price_as":
+        card = facts.cards.get(job.identity.team.price_unknown_as or "")
+    if card is None:
+        return None, None
+    priced = price(card, served or card.model, service_tier, usage, ended_at_us, data_residency=job.account.data_residency)
+    return (priced.cost_picousd, priced.price_version) if isinstance(priced, Priced) else (None, priced.price_version)
+
+
+def _is_late(job: Job, observed: Observed | None) -> bool:
+    """A stored response whose usage is there now, and may not have been when its own exchange ended."""
+    return job.endpoint.late_usage and observed is not None and observed.answer_status in TERMINAL and observed.usage is not None
+
+
+def _outcome(end: End, status: int | None) -> str:
+    if end in _OUTCOMES:
+        return _OUTCOMES[end]
+    if status is None or status >= 500:
+        return "upstream_error"
+    return "client_error" if status >= 400 else "ok"
+
+
+def _timings(carry: Carry, started_ns: int) -> dict[str, int]:
+    """Microseconds since the call was accepted, of the moments there were."""
+    moments = carry.moments
+    seen = {"sent": moments.sent_ns, "head": moments.head_ns, "first_token": moments.first_token_ns, "last": moments.last_ns}
+    return {name: (at_ns - started_ns) // 1000 for name, at_ns in seen.items() if at_ns}
+
+
+def _text(value: bytes | None) -> str | None:
+    return value[:200].decode("utf-8", "replace") if value else None
+
+
+def _count(value: bytes | None) -> int | None:
+    return int(value) if value is not None and len(value) < 4 and value.isdigit() else None

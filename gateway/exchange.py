@@ -1,0 +1,195 @@
+"""THE PATH: one exchange from accepted to recorded, step by step.
+
+Steps read in order: 2 identify, 3 recognise, 4 estimate, 5 admit, 6 forward, 7 observe, 8 price, 9 settle, 10 record.
+Each is a function of its room; this file is their order, and what happens when one says no. Every exit gives back or
+settles what was reserved, and whatever reached OpenAI ends in exactly one entry.
+"""
+
+from __future__ import annotations
+
+from gateway.admission import Refused
+from gateway.admission.answers import ratelimit_headers, refusal
+from gateway.closing import close_exchange, intent_of, unknown_entry
+from gateway.control import BooksAway
+from gateway.endpoints.job import may_see
+from gateway.endpoints.route import route
+from gateway.endpoints.taps import ModelsFilter, PassThrough
+from gateway.errors import ApiError, invalid_request
+from gateway.house import House
+from gateway.job import Job, understand
+from gateway.journal.records import Intent
+from gateway.journal.writer import JournalError
+from gateway.metering import AnswerObserver
+from gateway.relay.answer import AnswerHead
+from gateway.relay.call import Body, Call, Client
+from gateway.relay.carry import Begun, Carry, End, Tap
+from gateway.relay.head import answer_lines, upstream_head
+from gateway.relay.pool import NoConnection, Pool
+from gateway.teams.identify import identify
+
+
+async def exchange(call: Call, client: Client, house: House) -> None:
+    """Carry one call from accepted to recorded."""
+    started_ns = house.clock_ns()
+    facts = house.facts  # one frozen snapshot, kept to the end
+    if facts is None:
+        return client.refuse(_NOT_READY)
+    identity = identify(call.header(b"authorization"), facts.by_key_hash, house.now_us())  # 2 identify
+    if isinstance(identity, ApiError):
+        house.tally.turned_away(identity)
+        return client.refuse(identity)
+    where = route(call.method, call.path)  # 3 recognise
+    if isinstance(where, ApiError):
+        return client.refuse(where)
+    problem = await call.received
+    if problem is not None:
+        return client.refuse(problem)
+    job = understand(call, where, identity, facts, house.ids.next(), house.now_us())  # 4 estimate
+    if isinstance(job, ApiError):
+        house.tally.refused(identity.team.name, where.endpoint.name, None, None, job.status)
+        return client.refuse(job)
+    stranger = await _not_their_own(job, house)
+    if stranger is not None:
+        return client.refuse(stranger)
+
+    decision = await house.counters.reserve(job.ask, house.now_us() // 1000)  # 5 admit
+    house.tally.decided(job, decision)
+    limit_lines = _header_lines(ratelimit_headers(decision.readings))
+    if isinstance(decision, Refused) and identity.team.mode == "enforce":
+        return client.refuse(refusal(decision, model=job.model_asked or "this call", team=identity.team.name), limit_lines)
+    pool = house.pools[job.account.name]
+    try:
+        upstream = await pool.acquire()
+    except NoConnection as error:
+        house.give_back(decision)  # nothing reached OpenAI
+        return client.refuse(_no_connection(error))
+    intent = intent_of(job, decision, house.now_us())
+    if client.gone or not _intended(intent, house):  # written down before OpenAI is contacted
+        house.give_back(decision)
+        pool.release(upstream)
+        return client.refuse(_JOURNAL_FULL)
+
+    house.tally.began(job)
+    carry = Carry(client, pool, upstream, lambda head: _begin(head, job, limit_lines, house), house.clock_ns, drain_ms=_drain_ms(job))
+    try:
+        body = _request_body(job)
+        carry.send(_request_head(job, pool, body), body, head_request=call.method == "HEAD")  # 6 forward
+        end = await carry.done
+        entry = close_exchange(job, intent, carry, end, facts, started_ns=started_ns, ended_at_us=house.now_us())  # 7 observe, 8 price
+    except Exception:
+        entry = unknown_entry(intent, job, ended_at_us=house.now_us())  # a fault of ours is no reason to lose a call
+        raise
+    finally:
+        house.record(job, decision, entry)  # 9 settle, 10 record
+    if carry.head is not None:
+        carry.release()  # the last bytes have waited for the entry, and for nothing else
+    else:
+        client.refuse(_no_answer(end))
+
+
+async def _not_their_own(job: Job, house: House) -> ApiError | None:
+    """A stored object belongs to the team that made it; for others it is not there."""
+    own, team = job.endpoint.owned_id, job.identity.team.name
+    asked = job.where.parameters[own] if own is not None else job.body.previous_response_id if job.body is not None else None
+    if asked is None:
+        return None
+    try:
+        if await house.owner_of(asked) == team:
+            return None
+    except BooksAway:
+        message = "The gateway cannot tell now whose object this is. Try again in a moment."
+        return ApiError(503, "server_error", message, code="owner_unknown", retry_after_ms=1_000)
+    if own is not None:
+        return invalid_request(f"No object with id '{asked[:100]}' was found for your team.", status=404, code="not_found", param=own)
+    return invalid_request(
+        f"Previous response with id '{asked[:100]}' not found.", code="previous_response_not_found", param="previous_response_id"
+    )
+
+
+def _intended(intent: Intent, house: House) -> bool:
+    try:
+        house.journal.intend(intent)
+    except JournalError:
+        return False
+    return True
+
+
+def _request_head(job: Job, pool: Pool, body: Body) -> bytes:
+    """The request towards OpenAI, with the account's credentials in place of the team's."""
+    call = job.call
+    body_bytes = len(body) if isinstance(body, bytes) else call.body_bytes
+    target = pool.path_prefix + job.where.upstream_path + (b"?" + call.query if call.query else b"")
+    return upstream_head(
+        call.method.encode(),
+        target,
+        call.headers,
+        account_lines=pool.account_lines,
+        exchange_id=job.exchange_id,
+        content_length=body_bytes if body_bytes or call.method not in _BODILESS else None,
+        identity_encoding=job.endpoint.observe is not None or job.endpoint.name == "models",
+    )
+
+
+def _request_body(job: Job) -> Body:
+    """As it came; where a stream would not report its usage, with the option that makes it."""
+    prepare = job.endpoint.prepare_stream
+    if prepare is not None and job.streams and job.body is not None and not job.body.usage_asked:
+        return prepare(job.call.body())
+    return job.call.body_to_send()
+
+
+def _begin(head: AnswerHead, job: Job, limit_lines: bytes, house: House) -> Begun:
+    """What listens to the answer, and the head that the client sees."""
+    tap = _tap(head, job, house)
+    own_id = job.exchange_id.encode()
+    lines = answer_lines(head) + limit_lines + b"\r\nx-gateway-request-id: " + own_id
+    if not head.request_id:
+        lines += b"\r\nx-request-id: " + own_id
+    as_it_came = isinstance(tap, (AnswerObserver, PassThrough))  # the others may take something out
+    return Begun(tap, lines, head.content_length if as_it_came else None)
+
+
+def _tap(head: AnswerHead, job: Job, house: House) -> Tap:
+    endpoint, facts = job.endpoint, house.facts
+    if endpoint.name == "models" and head.status == 200 and facts is not None:
+        team = job.identity.team
+        return ModelsFilter(lambda name: may_see(name, team, facts.cards))
+    if endpoint.observe is None and head.status < 400:
+        return PassThrough()
+    if head.content_encoding not in (b"", b"identity"):
+        return PassThrough(lost="the answer is compressed, though identity was asked for")
+    if endpoint.observe_stream is not None and head.content_type.lower().startswith(b"text/event-stream"):
+        return endpoint.observe_stream(job.body)
+    return endpoint.observe() if endpoint.observe is not None else AnswerObserver(None)
+
+
+def _header_lines(block: bytes) -> bytes:
+    """Lines that each end with CRLF as lines that each begin with it."""
+    return b"\r\n" + block[:-2] if block else b""
+
+
+def _drain_ms(job: Job) -> int | None:
+    team = job.identity.team
+    return team.drain_seconds_max * 1000 if team.on_client_gone == "drain" else None
+
+
+def _no_connection(error: NoConnection) -> ApiError:
+    status = 504 if error.timed_out else 502
+    return ApiError(status, "server_error", f"OpenAI could not be reached: {error}. Nothing was sent; try again.", code="upstream_unreachable")
+
+
+def _no_answer(end: End) -> ApiError:
+    if end == "head_timeout":
+        return ApiError(504, "server_error", "OpenAI did not begin to answer in time.", code="upstream_timeout")
+    if end == "bad_answer":
+        return ApiError(502, "server_error", "OpenAI's answer is not valid HTTP.", code="upstream_bad_answer")
+    return ApiError(502, "server_error", "OpenAI closed the connection without an answer.", code="upstream_closed")
+
+
+_BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_NOT_READY = ApiError(
+    503, "server_error", "The gateway has just started and has no configuration yet. Try again in a moment.", code="not_ready", retry_after_ms=1_000
+)
+_JOURNAL_FULL = ApiError(
+    503, "server_error", "The gateway cannot write its journal, so it takes no calls. Its operators must make room.", code="journal_full"
+)

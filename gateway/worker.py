@@ -1,0 +1,219 @@
+"""The one place that builds a worker: the data plane of one process. Opens what it needs, and closes it by the same lines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from gateway import VERSION
+from gateway.admission.limits import TierExcludes
+from gateway.admission.shares import AccountShares
+from gateway.config.snapshot import Facts, ProxySettings, decode_snapshot
+from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, control_path
+from gateway.exchange import exchange
+from gateway.house import House
+from gateway.journal.writer import JournalWriter
+from gateway.relay.deadlines import Deadlines
+from gateway.relay.gate import Gate, gate_of
+from gateway.relay.pool import Pool
+from gateway.server.connection import Bounds, ClientConnection
+from gateway.stores.memory import MemoryStore
+
+LAG_EVERY_MS = 100
+BACKLOG = 2_048
+
+_log = structlog.get_logger("gateway.worker")
+
+
+class WorkerOptions(msgspec.Struct, frozen=True):
+    """What `serve` tells a worker; everything else comes from the books in a snapshot."""
+
+    name: str
+    journal_folder: Path
+    listen_fd: int  # a bound socket, which `serve` keeps open over restarts
+
+
+class Worker:
+    """Accepts, admits, relays, meters, prices and records, until it is told to drain."""
+
+    def __init__(self, options: WorkerOptions, loop: asyncio.AbstractEventLoop, journal: JournalWriter) -> None:
+        self._loop = loop
+        self._options = options
+        self._journal = journal
+        self._store = MemoryStore()
+        self._deadlines = Deadlines()
+        self._tasks: set[asyncio.Task[str | None]] = set()
+        self._connections: set[ClientConnection] = set()
+        self._server: asyncio.Server | None = None
+        self._lags_us: list[int] = []
+        self._refills: list[Spent] = []
+        self.drained = asyncio.Event()
+        hello = Hello(options.name, journal.boot, os.getpid(), VERSION)
+        self.control = WorkerControl(control_path(options.journal_folder, options.name), hello, self)
+        self.house = House(
+            counters=AccountShares(self._store, workers=1),
+            journal=journal,
+            ask_owner=self._ask_owner,
+            now_us=lambda: time.time_ns() // 1000,
+            clock_ns=time.perf_counter_ns,
+        )
+
+    # WorkerHandlers: what the books say
+
+    async def take_snapshot(self, snapshot: bytes) -> None:
+        """New facts, from the next exchange on; with the first, begin to serve."""
+        facts = Facts(decode_snapshot(snapshot))
+        pools = self.house.pools
+        for account in facts.accounts.values():
+            kept = pools.get(account.name)
+            if kept is None or kept.account != account:
+                pools[account.name] = Pool(account, self._loop, self._deadlines)
+                if kept is not None:
+                    kept.close_idle(all_of_them=True)
+        self.house.facts = facts
+        if self._server is None and not self.drained.is_set():
+            await self._serve(facts.snapshot.settings.proxy)
+
+    def refill(self, spent: tuple[Spent, ...]) -> None:
+        """Fill the buckets of the memory store with what the ledger says was used before this process began."""
+        facts = self.house.facts
+        if facts is None:
+            return
+        by_team = {team.name: team for team in facts.snapshot.teams}
+        for use in spent:
+            team = by_team.get(use.team)
+            key = next((key for key in team.keys if key.id == use.key), None) if team else None
+            if team is None or key is None:
+                continue
+            limits = facts.limits_of(team, key, facts.cards.get(use.model or ""))
+            if isinstance(limits, TierExcludes):
+                continue
+            for limit in limits:
+                units = use.tokens if limit.kind == "tpm" else use.requests
+                self._store.refill(limit, units, use.at_ms)
+
+    def limits(self, team: str | None) -> tuple[LimitReading, ...]:
+        """The buckets that are in use now, fullest first."""
+        now_ms = time.time_ns() // 1_000_000
+        kept = [limit for limit in self._store.limits_kept() if team is None or limit.slot == f"team:{team}"]
+        readings = self._store.readings_now(tuple(kept), now_ms)
+        found = [
+            LimitReading(
+                team=limit.slot.removeprefix("team:") if limit.slot.startswith("team:") else None,
+                scope=limit.scope,
+                subject=limit.subject,
+                kind=limit.kind,
+                capacity_units=limit.capacity_units,
+                used_units=limit.capacity_units - reading.remaining_units,
+                remaining_units=reading.remaining_units,
+                reset_ms=reading.reset_ms,
+            )
+            for limit, reading in zip(kept, readings, strict=True)
+        ]
+        return tuple(sorted(found, key=lambda reading: -reading.used_units / reading.capacity_units))
+
+    def report(self) -> Report:
+        """Gauges, and the counts since the last report."""
+        tally, pools = self.house.tally, self.house.pools.values()
+        refusals, decisions, auth_failures = tally.take()
+        lags_us, self._lags_us = self._lags_us, []
+        for pool in pools:
+            pool.close_idle()
+        return Report(
+            in_flight=dict(tally.in_flight),
+            streams_active={"sse": tally.streams} if tally.streams else {},
+            connections=len(self._connections),
+            refusals=refusals,
+            decisions=decisions,
+            auth_failures=auth_failures,
+            loop_lags_us=tuple(lags_us),
+            journal_ready=self._journal.ready,
+            journal_state="ready" if self._journal.ready else "full",
+            journal_free_bytes=self._journal.free_bytes,
+            upstream_idle=sum(pool.idle for pool in pools),
+            upstream_busy=sum(pool.busy for pool in pools),
+            draining=self.drained.is_set(),
+        )
+
+    def drain(self) -> None:
+        """Stop accepting; what runs goes on to its end, or to the deadline."""
+        self.drained.set()
+
+    # inside
+
+    async def _serve(self, settings: ProxySettings) -> None:
+        bounds = Bounds(
+            head_bytes_max=settings.head_bytes_max,
+            body_bytes_max=settings.body_bytes_max,
+            head_timeout_ms=settings.head_timeout_ms,
+            body_timeout_ms=settings.body_timeout_ms,
+            idle_timeout_ms=settings.idle_timeout_ms,
+            write_timeout_ms=settings.write_timeout_ms,
+        )
+
+        def accept() -> ClientConnection:
+            return ClientConnection(
+                self._loop, bounds, lambda call, client: exchange(call, client, self.house), self._deadlines, self._connections, _broke
+            )
+
+        tls = None
+        if settings.tls is not None:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(settings.tls.certificate_file, settings.tls.key_file)
+            tls.set_alpn_protocols(["http/1.1"])
+        listener = socket.socket(fileno=self._options.listen_fd)
+        self._server = await self._loop.create_server(accept, sock=listener, ssl=tls, backlog=BACKLOG)
+        _log.info("serving", worker=self._options.name, boot=self._journal.boot)
+
+    async def run(self) -> None:
+        """Serve until drained."""
+        self._deadlines.start(self._loop)
+        self._measure_lag(self._loop.time())
+        await self.control.start()
+        await self.drained.wait()
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.drain()
+        settings = self.house.facts.snapshot.settings.proxy if self.house.facts else None
+        deadline_s = self._loop.time() + (settings.drain_timeout_ms / 1000 if settings else 0)
+        while self._connections and self._loop.time() < deadline_s:
+            await asyncio.sleep(0.05)
+        for connection in list(self._connections):
+            connection.abort()
+        self._deadlines.stop()
+
+    def _ask_owner(self, answer_id: str) -> Gate[str | None]:
+        return gate_of(self.control.owner_of(answer_id), self._tasks)
+
+    def _measure_lag(self, due_s: float) -> None:
+        now_s = self._loop.time()
+        if len(self._lags_us) < 64:
+            self._lags_us.append(max(0, int((now_s - due_s) * 1e6)))
+        next_s = now_s + LAG_EVERY_MS / 1000
+        self._loop.call_at(next_s, self._measure_lag, next_s)
+
+
+async def run_worker(options: WorkerOptions) -> None:
+    """Run one worker until SIGTERM or the books say so; then everything is settled and on disk."""
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        journal = stack.enter_context(JournalWriter(options.journal_folder, options.name))
+        worker = Worker(options, loop, journal)
+        stack.push_async_callback(worker.control.close)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, worker.drain)
+        await worker.run()
+
+
+def _broke(error: BaseException) -> None:
+    _log.error("an exchange broke", exc_info=error)
