@@ -31,7 +31,7 @@ def price_text(value: object) -> str:
         raise ValueError(f'a price is a quoted string of USD such as "2.50"; found {found}, which YAML does not keep exact')
     if value.startswith("-"):
         raise ValueError(f'a price is not negative; found "{value}"')
-    if not _PRICE.match(value):
+    if not _PRICE.fullmatch(value):
         raise ValueError(f'a price is digits with an optional point, such as "2.50", "0.0025" or "15"; found "{value}"')
     return value
 
