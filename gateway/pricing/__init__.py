@@ -49,6 +49,8 @@ class CostClass(StrEnum):
     TOOL = "tool"
     OTHER = "other"  # characters, images and seconds of video by the piece
 
+    __hash__ = str.__hash__  # as Meter: equal to its text, also as a key
+
 
 _CLASS_OF = {
     Meter.INPUT_TEXT: CostClass.INPUT,
