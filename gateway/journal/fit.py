@@ -13,6 +13,7 @@ from gateway.units import Meter
 QUANTITY_MAX = 2**36  # of one meter in one exchange (two years in ms, 68 G characters); keeps sums over 10**8 rows inside 64 bits
 COST_PICOUSD_MAX = 2**62  # of one exchange: $4.6 M
 NUMBER_MAX = 2**62  # of anything else that is kept: 64-bit signed is what MessagePack and SQLite share
+TIME_US_MAX = 253_402_300_799_999_999  # the end of the year 9999, where RFC 3339 ends
 FACTS_MAX = 16  # details, timings and marks each; today's observers make at most ten
 FACT_CHARS_MAX = 40
 OUT_OF_RANGE = "out_of_range"
@@ -32,9 +33,18 @@ def clip(text: str | None) -> str | None:
 
 
 def in_range(entry: Entry) -> bool:
-    """Whether every priced number of the entry can be kept and summed."""
-    cost = entry.cost_picousd
-    return (cost is None or 0 <= cost <= COST_PICOUSD_MAX) and _usage_in_range(entry.usage)
+    """Whether every number of the entry can be kept and summed."""
+    if not billable(entry) or not (0 <= entry.admitted_at_us <= TIME_US_MAX and 0 <= entry.ended_at_us <= TIME_US_MAX):
+        return False
+    return max(entry.status or 0, entry.retry_count or 0, entry.ask_tokens or 0, entry.body_bytes) <= NUMBER_MAX
+
+
+def billable(entry: Entry) -> bool:
+    """Whether usage and cost are numbers that can be kept and summed."""
+    cost, usage = entry.cost_picousd, entry.usage
+    if cost is not None and not 0 <= cost <= COST_PICOUSD_MAX:
+        return False
+    return not usage or (max(usage.values()) <= QUANTITY_MAX and min(usage.values()) >= 0)
 
 
 def fit_entry(entry: Entry) -> Entry:
@@ -45,7 +55,7 @@ def fit_entry(entry: Entry) -> Entry:
     """
     late = entry.late_usage if entry.late_usage and not entry.usage and _usage_in_range(entry.late_usage) else None  # room for one usage
     marks = tuple(clip(mark)[:FACT_CHARS_MAX] for mark in entry.marks[:FACTS_MAX])
-    if not in_range(entry):
+    if not billable(entry):  # of these alone: a wild retry count in a header must not make a call free
         entry = replace(entry, usage={}, usage_source="unknown", cost_picousd=None)
         marks = (*marks[: FACTS_MAX - 1], OUT_OF_RANGE)
     return replace(
@@ -68,6 +78,8 @@ def fit_entry(entry: Entry) -> Entry:
         details=_facts(entry.details),
         timings_us=_facts(entry.timings_us),
         status=_number(entry.status),
+        admitted_at_us=max(0, min(entry.admitted_at_us, TIME_US_MAX)),
+        ended_at_us=max(0, min(entry.ended_at_us, TIME_US_MAX)),
         retry_count=_number(entry.retry_count),
         ask_tokens=_number(entry.ask_tokens),
         body_bytes=min(entry.body_bytes, NUMBER_MAX),

@@ -74,7 +74,7 @@ def segments_in(folder: Path) -> list[SegmentName]:
 def check_worker_name(worker: str) -> str:
     """The name itself, fit to be a folder. ValueError otherwise."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", worker):
-        raise ValueError(f"{worker!r} cannot name a worker: letters, digits, '.', '_' and '-', at most 64, starting with one of the first two")
+        raise ValueError(f"{worker!r} cannot name a worker: use 1 to 64 letters, digits, '.', '_' and '-', starting with a letter or digit")
     return worker
 
 

@@ -37,7 +37,7 @@ class Gap(msgspec.Struct, frozen=True):
     worker: str
     boot: int
     segment: int
-    offset: int  # where reading stopped
+    offset: int
     missing: int | None  # records lost; None: it cannot be known
     reason: str
 
@@ -81,7 +81,7 @@ class JournalReader:
         self._folder = folder / check_worker_name(worker)
         self._worker = worker
         self._at = position
-        self._decoder = msgspec.msgpack.Decoder(Stored)
+        self._decoder: msgspec.msgpack.Decoder[Stored] = msgspec.msgpack.Decoder(Stored)
         self._descriptor = -1
         self._opened: SegmentName | None = None
 
@@ -101,9 +101,11 @@ class JournalReader:
         elif names and names[-1].boot < self._at.boot:
             return self._replaced(names)
         while True:
-            records, end = self._take(records_max, gaps)
-            if records or end:
-                return Batch(self._worker, self._at, tuple(records), tuple(gaps), end)
+            records, end_mark = self._take(records_max, gaps)
+            if records:
+                return Batch(self._worker, self._at, tuple(records), tuple(gaps))
+            if end_mark:
+                return self._ended(names, gaps, clean=True, torn_bytes=False)
             step = self._beyond(gaps)
             if step is not None or gaps:
                 return step or Batch(self._worker, self._at, (), tuple(gaps))
@@ -116,13 +118,14 @@ class JournalReader:
 
     # -- whole records ----------------------------------------------------------------------------------------------------
 
-    def _take(self, records_max: int, gaps: list[Gap]) -> tuple[list[Record], BootEnd | None]:
-        """Records from here to the first that is not whole; stops after an end mark."""
+    def _take(self, records_max: int, gaps: list[Gap]) -> tuple[list[Record], bool]:
+        """Records from here to the first that is not whole, or to an end mark: it is not passed, so it says the same again."""
         at = self._here()
         records: list[Record] = []
         buffer = self._bytes(at.offset, CHUNK_BYTES)
         base, offset, sequence = at.offset, at.offset, at.sequence
-        while len(records) < records_max:
+        end_mark = False
+        while len(records) + len(gaps) < records_max:
             found = _record_at(buffer, offset - base, at.boot)
             if found is None and offset > base and offset - base + RECORD_BYTES_MAX > len(buffer):
                 buffer, base = self._bytes(offset, CHUNK_BYTES), offset
@@ -132,19 +135,21 @@ class JournalReader:
             if found.sequence > sequence + 1:
                 gaps.append(self._gap(at.segment, offset, found.sequence - sequence - 1, "records are missing before this one"))
             stored = self._decoded(found, at.segment, offset, gaps)
-            offset, sequence = base + found.end, found.sequence
             if isinstance(stored, EndMark):
-                self._at = Position(at.boot, at.segment, offset, sequence)
-                return records, BootEnd(at.boot, clean=True, torn_bytes=False)
+                sequence = found.sequence - 1
+                end_mark = True
+                break
+            offset, sequence = base + found.end, found.sequence
             if stored is not None:
                 records.append(stored)
         self._at = Position(at.boot, at.segment, offset, sequence)
-        return records, None
+        return records, end_mark
 
     def _decoded(self, found: _Found, segment: int, offset: int, gaps: list[Gap]) -> Stored | None:
         """None, and a Gap of this one record, when it is whole but cannot be understood."""
         if found.version != VERSION:
-            gaps.append(self._gap(segment, offset, 1, f"record version {found.version} is not known here (version {VERSION} is): upgrade the books"))
+            reason = f"record version {found.version} is not known here, only {VERSION}: the books are older than the worker"
+            gaps.append(self._gap(segment, offset, 1, reason))
             return None
         try:
             return self._decoder.decode(found.payload)
@@ -173,16 +178,19 @@ class JournalReader:
                 return None
             if found is not None:
                 return None
-        if later and (boot_over or moved_on):
+        if not (boot_over or moved_on):
+            return Batch(self._worker, at, (), tuple(gaps), caught_up=True)
+        if SegmentName(at.boot, at.segment) not in names:
+            gaps.append(self._gap(at.segment, at.offset, None, "the segment's file is gone"))
+        if later:
             self._at = Position(at.boot, later[0].segment, 0, at.sequence)
             return None
-        if not boot_over:
-            return Batch(self._worker, at, (), tuple(gaps), caught_up=True)
-        return self._ended(at, names, bool(any(head)), gaps)
+        return self._ended(names, gaps, clean=False, torn_bytes=any(head))
 
-    def _ended(self, at: Position, names: list[SegmentName], torn_bytes: bool, gaps: list[Gap]) -> Batch:
+    def _ended(self, names: list[SegmentName], gaps: list[Gap], *, clean: bool, torn_bytes: bool) -> Batch:
         """The boot holds nothing more. Tell it, and stand at the next boot's beginning if there is one."""
-        end = BootEnd(at.boot, clean=False, torn_bytes=torn_bytes)
+        at = self._here()
+        end = BootEnd(at.boot, clean, torn_bytes)
         following = [name for name in names if name.boot > at.boot]
         if not following:
             return Batch(self._worker, at, (), tuple(gaps), end, caught_up=True)
@@ -245,7 +253,7 @@ class JournalReader:
             count = max(0, os.fstat(self._descriptor).st_size - offset)
         return os.pread(self._descriptor, count, offset)
 
-    def _gap(self, segment: int, offset: int, missing: int, reason: str) -> Gap:
+    def _gap(self, segment: int, offset: int, missing: int | None, reason: str) -> Gap:
         return Gap(self._worker, self._here().boot, segment, offset, missing, reason)
 
 
