@@ -53,7 +53,7 @@ def entry_of(content: Sequence[Any]) -> Entry:
     for name in _JSON_COLUMNS:
         values[name] = msgspec.json.decode(values[name])
     values["streamed"] = bool(values["streamed"])
-    return msgspec.convert(["e", *(values[name] for name in Entry.__struct_fields__)], Entry)
+    return msgspec.convert(["e", *(values[name] for name in CONTENT_COLUMNS)], Entry)  # the order of Entry; `late_usage` is another's
 
 
 def shown(row: sqlite3.Row) -> dict[str, Any]:

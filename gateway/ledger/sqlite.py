@@ -192,9 +192,14 @@ class SqliteLedger(SqliteQuestions):
         return known
 
     def _remember_answers(self, entries: Sequence[Entry]) -> None:
+        """Who made an answer. A call that is not billed only fetched it: its entry may come before the maker's."""
         self._database.executemany(
             "INSERT INTO answers (answer_id, team, exchange_id, admitted_at_us) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            [(entry.answer_id, entry.team, entry.exchange_id, entry.admitted_at_us) for entry in entries if entry.answer_id],
+            [
+                (entry.answer_id, entry.team, entry.exchange_id, entry.admitted_at_us)
+                for entry in entries
+                if entry.answer_id and entry.usage_source != "not_billed"
+            ],
         )
 
     def _keep_intents(self, worker: str, boot: int, intents: Iterable[Intent]) -> None:
