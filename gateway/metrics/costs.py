@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from gateway.catalogue import Card
 from gateway.config.snapshot import Snapshot
 from gateway.journal.records import Entry
-from gateway.pricing import CostClass, Unpriced, cost_lines
+from gateway.pricing import Unpriced, cost_lines
 
 NOT_TOLD_APART = "other"
 
@@ -36,8 +36,6 @@ class CostClasses:
             resident = entry.account in self._resident
             lines = cost_lines(card, model, entry.service_tier, entry.usage, entry.ended_at_us, data_residency=resident)
             if not isinstance(lines, Unpriced) and sum(lines.values()) == cost_picousd:
-                return {_NAMES[kind]: picousd for kind, picousd in lines.items()}
+                return {kind.value: picousd for kind, picousd in lines.items()}
         return {NOT_TOLD_APART: cost_picousd}
 
-
-_NAMES = {kind: kind.value for kind in CostClass}  # plain strings: a StrEnum member hashes by its name, not by its value
