@@ -1,0 +1,60 @@
+"""What is booked when an exchange ends: as reported, estimated, at what was reserved, or nothing, and which of these it is."""
+
+from __future__ import annotations
+
+from gateway.metering.answers import Observed
+from gateway.units import INPUT_METERS, Meter, Usage, UsageSource
+
+_NOT_YET = frozenset({"queued", "in_progress"})
+
+
+def usage_at_end(
+    observed: Observed | None,
+    *,
+    ask: Usage,
+    status: int | None,
+    complete: bool,
+    billable: bool,
+    reasoning: bool,
+    streamed: bool,
+) -> tuple[Usage, UsageSource]:
+    """Usage to book, and how it is known. Total.
+
+    `status` is OpenAI's (None: no answer came), `complete` that the answer came whole, terminal event included. The first that fits:
+
+    - the endpoint bills nothing: nothing, not_billed
+    - no answer came: the ask, unknown (it may have been served all the same)
+    - OpenAI refused (400 and above): nothing, not_billed (reference/usage-and-pricing.md rule 2.13)
+    - a background response that is not done: the ask, unknown; its usage comes later and supersedes this
+    - usage was reported: that, reported. Also of failed, cancelled and cut answers
+    - what was reported cannot be trusted: the ask, unknown
+    - a response that failed and reports none: nothing, not_billed (as reference/realtime.md 6.1 says of such responses).
+      A cancelled one that reports none was charged for what it generated, which nobody knows: the ask, unknown
+    - a stream that broke, on a model that hides no tokens: the input of the ask and the tokens seen, estimated
+    - all else, a whole answer without usage, a cut whole answer, a cut stream of a reasoning model: the ask, unknown
+    """
+    if not billable:
+        return {}, "not_billed"
+    if observed is None or status is None:
+        return ask, "unknown"
+    if status >= 400:
+        return {}, "not_billed"
+    if observed.answer_status in _NOT_YET and complete:
+        return ask, "unknown"
+    if observed.usage is not None:
+        return observed.usage, "reported"
+    if observed.lost is not None or observed.answer_status == "cancelled":
+        return ask, "unknown"
+    if observed.answer_status == "failed":
+        return {}, "not_billed"
+    broke = not complete or observed.error_code is not None
+    if streamed and broke and not reasoning:
+        return _emitted(ask, observed.emitted_tokens), "estimated"
+    return ask, "unknown"
+
+
+def _emitted(ask: Usage, emitted_tokens: int) -> Usage:
+    usage = {meter: ask[meter] for meter in INPUT_METERS if ask.get(meter)}
+    if emitted_tokens:
+        usage[Meter.OUTPUT_TEXT] = emitted_tokens
+    return usage
