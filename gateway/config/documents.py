@@ -17,6 +17,8 @@ FILE_BYTES_MAX = 1_048_576  # the largest real file (10,000 models in one team's
 DEPTH_MAX = 64
 _FAST_DEPTH_MAX = 1_000  # libyaml's composer recurses in C and dies of a full stack beyond some 10,000
 
+_NUMBER_CHARACTERS_MAX = 100  # dates have 35 at most; reading a number takes the square of its length
+
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONSTRUCT = SafeConstructor()
 _TAG = "tag:yaml.org,2002:"
@@ -69,8 +71,8 @@ def read_document(file: str, content: bytes) -> Document | list[Problem]:
         context = f" {error.context}" if error.context else ""
         return [Problem(file, mark.line + 1 if mark else 0, "", f"is not valid YAML: {error.problem}{context}")]
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        return [Problem(file, line, "", f"is not valid YAML: the character U+{ord(text[error.position]):04X} is not allowed")]
+        line = text.count("\n", 0, max(0, text.find(chr(error.character)))) + 1  # its position counts bytes, or characters
+        return [Problem(file, line, "", f"is not valid YAML: the character U+{error.character:04X} is not allowed")]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the parser written in Python raises the last two
         return [Problem(file, 0, "", f"is not valid YAML: {error}")]
     if node is None:
@@ -119,7 +121,7 @@ class _Reader:
         if id(node) in self._seen:  # composing makes one node of an anchor and all its aliases
             return self._refuse(node, path, "aliases (*) are not read, write the value out")
         self._seen.add(id(node))
-        if len(path) > DEPTH_MAX:
+        if len(path) >= DEPTH_MAX and isinstance(node, yaml.CollectionNode):
             return self._refuse(node, path[:1], f"is nested too deeply, more than {DEPTH_MAX} levels")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
@@ -149,6 +151,8 @@ class _Reader:
         construct = _SCALARS.get(node.tag)
         if construct is None:
             return self._refuse(node, path, f"the tag {node.tag!r} is not read")
+        if len(node.value) > _NUMBER_CHARACTERS_MAX and node.tag != _TAG + "str":
+            return self._refuse(node, path, "is too long for a number, put it in quotes if it is text")
         try:
             return construct(node)
         except (ValueError, KeyError, IndexError, OverflowError, AttributeError):  # an explicit !!int or an impossible date

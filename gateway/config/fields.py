@@ -37,8 +37,14 @@ def _whole(value: object) -> int:
     raise ValueError("a whole number is needed")
 
 
+def is_name(text: str) -> bool:
+    """Whether it can name a team, key or account."""
+    return _NAME.fullmatch(text) is not None
+
+
 def parse_name(value: object) -> str:
-    if isinstance(value, str) and _NAME.fullmatch(value):
+    """The name of a team, key or account; ValueError says what is allowed."""
+    if isinstance(value, str) and is_name(value):
         return value
     raise ValueError("a name is 1 to 63 of a-z 0-9 . _ - and begins with a letter or digit (put it in quotes if it is a number)")
 
@@ -70,7 +76,7 @@ def _key_hash(value: object) -> str:
 
 
 def parse_expires_us(value: object) -> int | None:
-    """A date begins at 00:00 UTC, and from then on the key is refused."""
+    """Unix time from when a key is refused; a date begins at 00:00 UTC. ValueError says what is allowed."""
     hint = "a date (2027-01-31, which means 00:00 UTC) or a time with its zone (2027-01-31T18:00:00Z) is needed"
     if value is None:
         return None
@@ -159,7 +165,9 @@ ListenText = Annotated[
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080", "[::1]:8080", "unix:/run/gateway.sock"]}),
 ]
 BaseUrl = Annotated[str, PlainValidator(_base_url), WithJsonSchema({"type": "string", "examples": ["https://api.openai.com/v1"]})]
-ProxyUrl = Annotated[str | None, PlainValidator(parse_proxy_url), WithJsonSchema({"type": ["string", "null"], "examples": ["http://proxy:3128"]})]
+ProxyUrl = Annotated[
+    str | None, PlainValidator(parse_proxy_url), WithJsonSchema({"type": ["string", "null"], "examples": ["http://proxy:3128"]})
+]
 
 
 def default(value: Any, description: str) -> Any:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.config.documents import Document
-from gateway.config.problems import Findings, KeyPath, nearest
+from gateway.config.problems import Findings, KeyPath, nearest, shown
 
 AModel = TypeVar("AModel", bound=BaseModel)
 
@@ -47,13 +47,14 @@ def validate(document: Document, values: dict[str, Any], model: type[AModel], fi
 
 def _note(document: Document, model: type[BaseModel], details: ErrorDetails, findings: Findings) -> None:
     kind, context = details["type"], details.get("ctx", {})
+    show = kind not in ("missing", "extra_forbidden", "too_short")
     is_key = details["loc"][-1:] == ("[key]",)
     path = _path(document.value, details["loc"][:-1] if is_key else details["loc"], kind)
     message = str(context["error"]) if kind == "value_error" else _MESSAGES.get(kind, details["msg"])
     if kind in _MESSAGES:
         message = message.format(**context)
     elif (named := _TOP_KEY.fullmatch(message)) and not path and named[1] in document.value:
-        path, message = (named[1],), named[2]
+        path, message, show = (named[1],), named[2], False
     allowed: list[str] = []
     if kind == "extra_forbidden":
         allowed = _keys_allowed(model, path[:-1])
@@ -62,12 +63,12 @@ def _note(document: Document, model: type[BaseModel], details: ErrorDetails, fin
         message = "unknown key" if is_key else message
     elif kind == "string_pattern_mismatch":
         allowed = [context["pattern"]]
-    misspelt = str(path[-1]) if kind == "extra_forbidden" or is_key else str(details["input"])
+    misspelt = str(path[-1]) if kind == "extra_forbidden" or is_key else shown(details["input"]).strip("'")
     findings.add(
         document,
         path,
         message,
-        show=not is_key and kind not in ("missing", "extra_forbidden") and "found" not in message,
+        show=show and not is_key and "found" not in message,
         allowed=", ".join(allowed),
         suggestion=nearest(misspelt, allowed) if kind in ("extra_forbidden", "literal_error") else "",
     )

@@ -6,7 +6,6 @@ An edit is checked before it is kept: the new text must say what the old said pl
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,14 +19,16 @@ from typing import Any
 import yaml
 
 from gateway.config.documents import Document, read_document
-from gateway.config.fields import parse_expires_us, parse_name
+from gateway.config.fields import is_name, parse_expires_us, parse_name
 from gateway.config.files import read_bytes
 from gateway.config.load import load
 from gateway.config.problems import Problem
 from gateway.teams import key_hash
 
+_BY_HAND = "is written in a way that cannot be edited safely; do it by hand"
+
 _GATEWAY_YAML = """\
-# What else can be set: `gateway check --help`. ${NAME} and ${NAME:-default} come from the environment.
+# All settings are in config/schemas/gateway.json of the gateway's repository. ${NAME} and ${NAME:-default} come from the environment.
 proxy:
   listen: 127.0.0.1:8080                # where applications connect: their base URL is http://127.0.0.1:8080/v1
 admin:
@@ -101,7 +102,7 @@ def add_key(team_file: Path, key_id: str, expires: str | None = None) -> str | P
     def edit(document: Document, text: str) -> tuple[str, dict[str, Any]] | str:
         nonlocal api_key
         team, keys = document.value.get("team"), document.value.get("keys")
-        if not isinstance(team, str) or not isinstance(keys, list | None):
+        if not isinstance(team, str) or not is_name(team) or not isinstance(keys, list | None):
             return "is not a team's file"
         if any(isinstance(key, dict) and key.get("id") == key_id for key in keys or ()):
             return f"the team has a key {key_id!r} already"
@@ -139,13 +140,16 @@ def _edit(file: Path, edit: Any) -> Problem | None:
             document = read_document(str(file), content)
             if not isinstance(document, Document):
                 return document[0]
-            edited = edit(document, content.decode())
+            try:
+                edited = edit(document, content.decode())
+            except (yaml.YAMLError, ValueError):  # the two YAML parsers do not agree on this text
+                edited = _BY_HAND
             if isinstance(edited, str):
                 return Problem(str(file), document.line(("keys",)), "keys", edited)
             new_text, wanted = edited
             again = read_document(str(file), new_text.encode())
             if not isinstance(again, Document) or again.value != wanted:
-                return Problem(str(file), document.line(("keys",)), "keys", "is written in a way that cannot be edited safely; do it by hand")
+                return Problem(str(file), document.line(("keys",)), "keys", _BY_HAND)
             _replace(file, new_text)
             return None
     except OSError as error:

@@ -1,0 +1,137 @@
+"""Loading again: only what changed is read, and a bad file changes nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.config.load import Loaded
+from gateway.config.watch import changed_since, stamps_of
+
+if TYPE_CHECKING:
+    from conftest import Folder
+
+FILES = ["config/gateway.yaml", "config/tiers.yaml", "config/models/gpt-4o.yaml", "config/teams/voice.yaml"]
+
+
+def test_only_changed_files_are_read_again(folder: Folder) -> None:
+    first = folder.good()
+    assert folder.reads == FILES
+    second = folder.good(first)
+    assert folder.reads == []
+    assert second.teams == first.teams
+    folder.write("teams/voice.yaml", "team: voice\nmode: shadow\n")
+    third = folder.good(second)
+    assert folder.reads == ["config/teams/voice.yaml"]
+    assert third.teams[0].mode == "shadow"
+
+
+def test_a_file_that_was_touched_is_read_and_not_checked_again(folder: Folder) -> None:
+    first = folder.good()
+    os.utime(folder.root / "teams" / "voice.yaml", ns=(1, 1))
+    second = folder.good(first)
+    assert folder.reads == ["config/teams/voice.yaml"]
+    assert second.files["config/teams/voice.yaml"].value is first.files["config/teams/voice.yaml"].value
+    folder.good(second)
+    assert folder.reads == []
+
+
+def test_a_new_file_is_read_and_a_removed_one_is_forgotten(folder: Folder) -> None:
+    first = folder.good()
+    folder.write("teams/w.yaml", "team: w\n")
+    second = folder.good(first)
+    assert folder.reads == ["config/teams/w.yaml"]
+    assert [team.name for team in second.teams] == ["voice", "w"]
+    (folder.root / "teams" / "voice.yaml").unlink()
+    third = folder.good(second)
+    assert [team.name for team in third.teams] == ["w"]
+    assert "config/teams/voice.yaml" not in third.files
+
+
+def test_a_variable_that_changed_makes_its_file_new(folder: Folder) -> None:
+    folder.env = {"MODE": "shadow", "OTHER": "1"}
+    folder.write("teams/voice.yaml", "team: voice\nmode: ${MODE}\n")
+    first = folder.good()
+    folder.env = {"MODE": "shadow", "OTHER": "2"}
+    assert folder.good(first).teams[0].mode == "shadow"
+    assert folder.reads == []
+    folder.env = {"MODE": "enforce"}
+    assert folder.good(first).teams[0].mode == "enforce"
+    assert folder.reads == ["config/teams/voice.yaml"]
+
+
+def test_a_secret_in_a_file_is_read_each_time(folder: Folder) -> None:
+    folder.write("key", "sk-1\n")
+    folder.write("gateway.yaml", "accounts: {openai: {api_key: file:config/key}}\n")
+    first = folder.good()
+    folder.write("key", "sk-2\n")
+    second = folder.good(first)
+    assert folder.reads == ["config/key"]
+    assert second.settings.accounts[0].api_key.value == "sk-2"
+
+
+def test_a_good_reload_after_a_bad_one(folder: Folder) -> None:
+    first = folder.good()
+    folder.write("teams/voice.yaml", "team: voice\nmode: off\n")
+    for _ in range(2):  # and it stays bad
+        bad = folder.load(first)
+        assert isinstance(bad, list)
+        assert folder.reads == ["config/teams/voice.yaml"]
+    folder.write("teams/voice.yaml", "team: voice\nmode: shadow\n")
+    assert folder.good(first).teams[0].mode == "shadow"
+    assert folder.reads == ["config/teams/voice.yaml"]
+
+
+def test_an_unchanged_team_is_held_against_what_changed_around_it(folder: Folder) -> None:
+    first = folder.good()
+    folder.write("models/gpt-4o.yaml", "model: gpt-5o\n")
+    bad = folder.load(first)
+    assert isinstance(bad, list)
+    assert [problem.text() for problem in bad] == [
+        "config/teams/voice.yaml:3: models[0]: no such model, found 'gpt-4o'; did you mean 'gpt-5o'?"
+    ]
+
+
+def test_ten_thousand_teams_and_one_that_changes(folder: Folder) -> None:
+    for number in range(10_000):
+        key = f'{{id: k, hash: "sha256:{number:064x}"}}'
+        folder.write(f"teams/t{number:04}.yaml", f"team: t{number:04}\nkeys: [{key}]\nmodels: [gpt-4o]\nlimits: {{gpt-4o: {{rpm: 9}}}}\n")
+    first = folder.good()
+    assert len(first.teams) == 10_001
+    folder.write("teams/t0777.yaml", "team: t0777\nmode: shadow\n")
+    second = folder.good(first)
+    assert folder.reads == ["config/teams/t0777.yaml"]
+    assert [team.name for team in second.teams if team.mode == "shadow"] == ["t0777"]
+
+
+def test_watching_sees_what_was_written_added_and_removed_and_nothing_else(folder: Folder) -> None:
+    secret = folder.write("key", "sk-1")
+    loaded = folder.good()
+    also = (*loaded.named_files, secret)
+    before = stamps_of(folder.root, also)
+    folder.write("README.md", "x")
+    folder.write("teams/.voice.yaml.tmp", "x")
+    folder.write("schemas/team.json", "x")
+    assert changed_since(before, stamps_of(folder.root, also)) == []
+    folder.write("teams/voice.yaml", "team: voice2\n")
+    folder.write("teams/w.yml", "")
+    (folder.root / "models" / "gpt-4o.yaml").unlink()
+    os.replace(folder.write("new-key", "sk-2"), secret)
+    assert changed_since(before, stamps_of(folder.root, also)) == [
+        "config/key",
+        "config/models/gpt-4o.yaml",
+        "config/teams/voice.yaml",
+        "config/teams/w.yml",
+    ]
+
+
+def test_what_was_loaded_knows_its_own_stamps(folder: Folder) -> None:
+    folder.write("key", "sk-1\n")
+    folder.write("gateway.yaml", "accounts: {openai: {api_key: file:config/key}}\n")
+    loaded = folder.good()
+    assert isinstance(loaded, Loaded)
+    assert loaded.named_files == (Path("config/key"),)
+    assert changed_since(loaded.stamps, stamps_of(folder.root, loaded.named_files)) == []
+    folder.write("key", "sk-two\n")
+    assert changed_since(loaded.stamps, stamps_of(folder.root, loaded.named_files)) == ["config/key"]
