@@ -29,7 +29,6 @@ from gateway.journal.format import (
 from gateway.journal.records import Closed, Entry, Intent
 
 SEGMENT_BYTES = 16 * 1024 * 1024
-LOCK_WAIT_S = 1.0  # a reader probes the lock for microseconds; whoever holds it longer is alive
 
 _CRC_BYTES = CRC.size
 _PAYLOAD_BYTES_MAX = ENTRY_BYTES_MAX - HEADER_BYTES
@@ -58,6 +57,7 @@ class JournalWriter:
         segment_bytes: int = SEGMENT_BYTES,
         commit_interval_ms: int = 4,  # and about one for the sync itself: durable within 5
         retry_interval_ms: int = 1_000,
+        lock_wait_ms: int = 1_000,  # a reader probes the lock for microseconds; whoever holds it longer is alive
         allocate: Allocate = os.posix_fallocate,
         sync: Sync = os.fdatasync,
     ) -> None:
@@ -66,7 +66,7 @@ class JournalWriter:
             raise ValueError(f"segment_bytes must be at least {4 * ENTRY_BYTES_MAX}, not {segment_bytes}")
         self._folder = folder / check_worker_name(worker)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self._folder / "lock")
+        self._lock = _locked(self._folder / "lock", lock_wait_ms)
         sync_folder(self._folder.parent)
         names = segments_in(self._folder)
         self.boot = names[-1].boot + 1 if names else min(int(time.time()), BOOT_MAX)
@@ -230,10 +230,10 @@ class JournalWriter:
         self._offset = 0
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, wait_ms: int) -> int:
     """The descriptor of the lock, held. It is freed by the kernel when the process ends, however it ends."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    deadline_s = time.monotonic() + LOCK_WAIT_S
+    deadline_s = time.monotonic() + wait_ms / 1000
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
