@@ -8,7 +8,8 @@ from gateway.config.snapshot import Facts
 from gateway.endpoints.table import Kind
 from gateway.job import Job
 from gateway.journal.records import Entry, Intent
-from gateway.metering import Observed, usage_at_end
+from gateway.metering.answers import Observed
+from gateway.metering.close import usage_at_end
 from gateway.pricing import Priced, price
 from gateway.relay.carry import Carry, End
 from gateway.units import Usage, UsageSource, tokens_of

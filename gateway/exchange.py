@@ -17,9 +17,10 @@ from gateway.endpoints.taps import ModelsFilter, PassThrough
 from gateway.errors import ApiError, invalid_request
 from gateway.house import House
 from gateway.job import Job, understand
+from gateway.journal.commit import JournalError
 from gateway.journal.records import Intent
-from gateway.journal.writer import JournalError
-from gateway.metering import AnswerObserver
+from gateway.metering.answers import read_moderation_answer
+from gateway.metering.observers import AnswerObserver
 from gateway.relay.answer import AnswerHead
 from gateway.relay.call import Body, Call, Client
 from gateway.relay.carry import Begun, Carry, End, Tap
@@ -160,7 +161,7 @@ def _tap(head: AnswerHead, job: Job, house: House) -> Tap:
         return PassThrough(lost="the answer is compressed, though identity was asked for")
     if endpoint.observe_stream is not None and head.content_type.lower().startswith(b"text/event-stream"):
         return endpoint.observe_stream(job.body)
-    return endpoint.observe() if endpoint.observe is not None else AnswerObserver(None)
+    return endpoint.observe() if endpoint.observe is not None else AnswerObserver(read_moderation_answer)
 
 
 def _header_lines(block: bytes) -> bytes:
@@ -175,7 +176,8 @@ def _drain_ms(job: Job) -> int | None:
 
 def _no_connection(error: NoConnection) -> ApiError:
     status = 504 if error.timed_out else 502
-    return ApiError(status, "server_error", f"OpenAI could not be reached: {error}. Nothing was sent; try again.", code="upstream_unreachable")
+    message = f"OpenAI could not be reached: {error}. Nothing was sent; try again."
+    return ApiError(status, "server_error", message, code="upstream_unreachable")
 
 
 def _no_answer(end: End) -> ApiError:
@@ -188,7 +190,11 @@ def _no_answer(end: End) -> ApiError:
 
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _NOT_READY = ApiError(
-    503, "server_error", "The gateway has just started and has no configuration yet. Try again in a moment.", code="not_ready", retry_after_ms=1_000
+    503,
+    "server_error",
+    "The gateway has just started and has no configuration yet. Try again in a moment.",
+    code="not_ready",
+    retry_after_ms=1_000,
 )
 _JOURNAL_FULL = ApiError(
     503, "server_error", "The gateway cannot write its journal, so it takes no calls. Its operators must make room.", code="journal_full"

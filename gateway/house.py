@@ -126,11 +126,9 @@ class House:
         if not isinstance(decision, Admitted):
             return  # shadow mode let it pass
         reservation = decision.reservation
-        if entry.usage_source == "unknown":
-            actual = reservation.costs_units
-        else:
-            actual = units_for(reservation.limits, 1, tokens_of(entry.usage))
-        self.counters.settle(reservation, actual, self.now_us() // 1000)
+        known = entry.usage_source != "unknown"
+        actual_units = units_for(reservation.limits, 1, tokens_of(entry.usage)) if known else reservation.costs_units
+        self.counters.settle(reservation, actual_units, self.now_us() // 1000)
 
     async def owner_of(self, answer_id: str) -> str | None:
         """The team that made a stored object; None: no team did. Raises BooksAway when only the ledger would know."""

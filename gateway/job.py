@@ -13,8 +13,9 @@ from gateway.endpoints.job import choose_card
 from gateway.endpoints.route import Route
 from gateway.endpoints.table import Endpoint, Kind
 from gateway.errors import ApiError, invalid_request
-from gateway.metering import AskTokens, CallBody, estimate, usage_of_ask
-from gateway.pricing import Priced, price
+from gateway.metering.body import CallBody
+from gateway.metering.estimate import AskTokens, estimate, usage_of_ask
+from gateway.pricing import Priced, price_ask
 from gateway.relay.call import Call
 from gateway.teams import Identity, Team
 from gateway.units import Usage
@@ -67,7 +68,7 @@ def understand(call: Call, where: Route, identity: Identity, facts: Facts, excha
         cost, version = _cost(card, body, usage, account, now_us)
     return Job(
         exchange_id=exchange_id, call=call, where=where, identity=identity, account=account, body=body, card=card, model_asked=model,
-        streams=body is not None and body.stream, 
+        streams=body is not None and body.stream,
         ask=ask_for(exchange_id, limits, tokens.input_tokens, tokens.output_tokens, team.estimate),
         ask_usage=usage, ask_cost_picousd=cost, price_version=version,
     )  # fmt: skip
@@ -77,8 +78,8 @@ def _read_body(call: Call, endpoint: Endpoint, team: Team) -> CallBody | ApiErro
     """The body of an endpoint whose body matters; None for the others. Refuses what cannot be metered honestly."""
     if endpoint.kind is Kind.UNMETERED and team.unmetered_paths != "allow":
         return invalid_request(
-            f"`{endpoint.method} /v1{endpoint.path}` is billed by OpenAI, and this gateway does not meter it yet, so it is refused for team "
-            f"{team.name}. Set `unmetered_paths: allow` in the team's file to let it pass, counted but without a price.",
+            f"`{endpoint.method} /v1{endpoint.path}` is billed by OpenAI, and this gateway does not meter it yet, so it is refused for "
+            f"team {team.name}. Set `unmetered_paths: allow` in the team's file to let it pass, counted but without a price.",
             status=403,
             code="unmetered_path",
         )
@@ -90,17 +91,13 @@ def _read_body(call: Call, endpoint: Endpoint, team: Team) -> CallBody | ApiErro
 
 
 def _worst_case(body: CallBody, card: Card | None, team: Team, endpoint: Endpoint, facts: Facts) -> AskTokens:
-    settings, learned = facts.snapshot.settings.estimate, facts.snapshot
-    place = f"{team.name}\0{card.model if card else body.model}\0{endpoint.name}"
+    learned, place = facts.snapshot, f"{team.name}\0{card.model if card else body.model}\0{endpoint.name}"
     return estimate(
         body,
         model_output_tokens_max=card.max_output_tokens if card else None,
         learned_output_tokens=learned.learned_output_tokens.get(place),
         learned_input_tokens=learned.learned_input_tokens.get(place),
-        output_tokens=settings.output_tokens,
-        history_input_tokens=settings.history_input_tokens,
-        image_tokens=settings.image_tokens,
-        bytes_per_token=settings.bytes_per_token,
+        settings=facts.snapshot.settings.estimate,
         policy=team.estimate,
     )
 
@@ -108,5 +105,5 @@ def _worst_case(body: CallBody, card: Card | None, team: Team, endpoint: Endpoin
 def _cost(card: Card | None, body: CallBody, usage: Usage, account: Account, now_us: int) -> tuple[int | None, str | None]:
     if card is None:
         return None, None
-    priced = price(card, body.model or card.model, body.service_tier, usage, now_us, data_residency=account.data_residency)
+    priced = price_ask(card, body.model or card.model, body.service_tier, usage, now_us, data_residency=account.data_residency)
     return (priced.cost_picousd, priced.price_version) if isinstance(priced, Priced) else (None, priced.price_version)

@@ -7,16 +7,18 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
 import structlog
+import uvloop
 
 from gateway import VERSION
-from gateway.admission.limits import TierExcludes
-from gateway.admission.shares import AccountShares
+from gateway.admission.limits import TierExcludes, units_for
+from gateway.admission.shares import HOLD_MS_MAX, AccountShares
 from gateway.config.snapshot import Facts, ProxySettings, decode_snapshot
 from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, control_path
 from gateway.exchange import exchange
@@ -25,7 +27,7 @@ from gateway.journal.writer import JournalWriter
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
 from gateway.relay.pool import Pool
-from gateway.server.connection import Bounds, ClientConnection
+from gateway.server.connection import Bounds, ClientConnection, OpenConnections
 from gateway.stores.memory import MemoryStore
 
 LAG_EVERY_MS = 100
@@ -38,7 +40,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     """What `serve` tells a worker; everything else comes from the books in a snapshot."""
 
     name: str
-    journal_folder: Path
+    journal_folder: str
     listen_fd: int  # a bound socket, which `serve` keeps open over restarts
 
 
@@ -50,17 +52,18 @@ class Worker:
         self._options = options
         self._journal = journal
         self._store = MemoryStore()
+        self._shares = AccountShares(self._store, workers=1)
         self._deadlines = Deadlines()
         self._tasks: set[asyncio.Task[str | None]] = set()
-        self._connections: set[ClientConnection] = set()
+        self._connections = OpenConnections()
         self._server: asyncio.Server | None = None
         self._lags_us: list[int] = []
         self._refills: list[Spent] = []
         self.drained = asyncio.Event()
         hello = Hello(options.name, journal.boot, os.getpid(), VERSION)
-        self.control = WorkerControl(control_path(options.journal_folder, options.name), hello, self)
+        self.control = WorkerControl(control_path(Path(options.journal_folder), options.name), hello, self)
         self.house = House(
-            counters=AccountShares(self._store, workers=1),
+            counters=self._shares,
             journal=journal,
             ask_owner=self._ask_owner,
             now_us=lambda: time.time_ns() // 1000,
@@ -88,17 +91,15 @@ class Worker:
         facts = self.house.facts
         if facts is None:
             return
-        by_team = {team.name: team for team in facts.snapshot.teams}
+        identities = {(identity.team.name, identity.key.id): identity for identity in facts.by_key_hash.values()}
         for use in spent:
-            team = by_team.get(use.team)
-            key = next((key for key in team.keys if key.id == use.key), None) if team else None
-            if team is None or key is None:
+            identity = identities.get((use.team, use.key))
+            if identity is None:
                 continue
-            limits = facts.limits_of(team, key, facts.cards.get(use.model or ""))
+            limits = facts.limits_of(identity.team, identity.key, facts.cards.get(use.model or ""))
             if isinstance(limits, TierExcludes):
                 continue
-            for limit in limits:
-                units = use.tokens if limit.kind == "tpm" else use.requests
+            for limit, units in zip(limits, units_for(limits, use.requests, use.tokens), strict=True):
                 self._store.refill(limit, units, use.at_ms)
 
     def limits(self, team: str | None) -> tuple[LimitReading, ...]:
@@ -177,23 +178,23 @@ class Worker:
     async def run(self) -> None:
         """Serve until drained."""
         self._deadlines.start(self._loop)
+        self._tend()
         self._measure_lag(self._loop.time())
         await self.control.start()
         await self.drained.wait()
         if self._server is not None:
             self._server.close()
-        for connection in list(self._connections):
-            connection.drain()
-        settings = self.house.facts.snapshot.settings.proxy if self.house.facts else None
-        deadline_s = self._loop.time() + (settings.drain_timeout_ms / 1000 if settings else 0)
-        while self._connections and self._loop.time() < deadline_s:
-            await asyncio.sleep(0.05)
-        for connection in list(self._connections):
-            connection.abort()
+        facts = self.house.facts
+        await self._connections.drain(facts.snapshot.settings.proxy.drain_timeout_ms if facts else 0)
+        self._shares.give_back(time.time_ns() // 1_000_000)
         self._deadlines.stop()
 
     def _ask_owner(self, answer_id: str) -> Gate[str | None]:
         return gate_of(self.control.owner_of(answer_id), self._tasks)
+
+    def _tend(self) -> None:
+        self._shares.tend(time.time_ns() // 1_000_000)
+        self._loop.call_later(HOLD_MS_MAX / 1000, self._tend)
 
     def _measure_lag(self, due_s: float) -> None:
         now_s = self._loop.time()
@@ -207,7 +208,7 @@ async def run_worker(options: WorkerOptions) -> None:
     """Run one worker until SIGTERM or the books say so; then everything is settled and on disk."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
-        journal = stack.enter_context(JournalWriter(options.journal_folder, options.name))
+        journal = stack.enter_context(JournalWriter(Path(options.journal_folder), options.name))
         worker = Worker(options, loop, journal)
         stack.push_async_callback(worker.control.close)
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -217,3 +218,7 @@ async def run_worker(options: WorkerOptions) -> None:
 
 def _broke(error: BaseException) -> None:
     _log.error("an exchange broke", exc_info=error)
+
+
+if __name__ == "__main__":
+    uvloop.run(run_worker(msgspec.json.decode(sys.argv[1], type=WorkerOptions)))

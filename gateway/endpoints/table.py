@@ -11,20 +11,16 @@ from enum import Enum
 import msgspec
 
 from gateway.errors import ApiError
-from gateway.metering import (
-    AnswerObserver,
-    CallBody,
-    ChatStreamObserver,
-    Observer,
-    ResponsesStreamObserver,
-    read_chat,
-    read_completion,
-    read_embedding,
-    read_moderation,
-    read_response,
-    with_include_usage,
+from gateway.metering.answers import (
+    read_chat_answer,
+    read_compaction_answer,
+    read_completion_answer,
+    read_embedding_answer,
+    read_response_answer,
 )
-from gateway.metering.usage import usage_from_chat, usage_from_completion, usage_from_embedding, usage_from_response
+from gateway.metering.body import CallBody, read_chat, read_completion, read_embedding, read_moderation, read_response
+from gateway.metering.edit import with_include_usage
+from gateway.metering.observers import AnswerObserver, ChatStreamObserver, Observer, ResponsesStreamObserver
 
 ReadBody = Callable[[bytes], CallBody | ApiError]
 
@@ -79,22 +75,22 @@ def _unmetered(name: str, path: str, method: str = "POST") -> Endpoint:
 
 
 def _whole_response() -> Observer:
-    return AnswerObserver(usage_from_response)
+    return AnswerObserver(read_response_answer)
 
 
 ENDPOINTS = (
     # metered
     _metered(
-        "chat/completions", read_chat, lambda: AnswerObserver(usage_from_chat),
+        "chat/completions", read_chat, lambda: AnswerObserver(read_chat_answer),
         observe_stream=_chat_stream, prepare_stream=with_include_usage,
     ),
     _metered(
-        "completions", read_completion, lambda: AnswerObserver(usage_from_completion),
+        "completions", read_completion, lambda: AnswerObserver(read_completion_answer),
         observe_stream=_chat_stream, prepare_stream=with_include_usage,
     ),
     _metered("responses", read_response, _whole_response, observe_stream=_responses_stream),
-    _metered("responses/compact", read_response, _whole_response),
-    _metered("embeddings", read_embedding, lambda: AnswerObserver(usage_from_embedding)),
+    _metered("responses/compact", read_response, lambda: AnswerObserver(read_compaction_answer)),
+    _metered("embeddings", read_embedding, lambda: AnswerObserver(read_embedding_answer)),
     Endpoint("moderations", "POST", "/moderations", Kind.FREE, read_moderation),
     Endpoint("responses/input_tokens", "POST", "/responses/input_tokens", Kind.FREE, read_response),
     # stored objects of a team

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.metering import Observed
+from gateway.metering.answers import Observed
 
 LIST_BYTES_MAX = 4_194_304  # some hundred models at a few hundred bytes; more is not a list of models
 
@@ -44,9 +44,8 @@ class ModelsFilter:
         items: list[bytes] = []
         try:
             if not self._too_large:
-                for raw in msgspec.json.decode(self._body, type=_List).data:
-                    if self._may_see(msgspec.json.decode(raw, type=_Model).id):
-                        items.append(bytes(raw))
+                listed = msgspec.json.decode(self._body, type=_List).data
+                items = [bytes(raw) for raw in listed if self._may_see(msgspec.json.decode(raw, type=_Model).id)]
         except (msgspec.DecodeError, RecursionError):
             items = []
         return b'{"object":"list","data":[%b]}' % b",".join(items)
@@ -77,10 +76,7 @@ class PassThrough:
 
     def finish(self) -> Observed:
         """Nothing was seen."""
-        return _NOTHING_SEEN if self._lost is None else msgspec.structs.replace(_NOTHING_SEEN, lost=self._lost)
+        return Observed(lost=self._lost)
 
 
-_NOTHING_SEEN = Observed(
-    usage=None, details={}, model_served=None, service_tier=None, answer_id=None, answer_status=None,
-    error_code=None, emitted_tokens=0, lost=None,
-)  # fmt: skip
+_NOTHING_SEEN = Observed()

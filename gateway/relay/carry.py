@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from gateway.metering import Observed
+from gateway.metering.answers import Observed
 from gateway.relay.answer import AnswerHead, AnswerReader
 from gateway.relay.call import Body, Client
 from gateway.relay.gate import Gate
@@ -27,17 +27,9 @@ End = Literal["complete", "ended", "closed", "head_timeout", "stalled", "bad_ans
 class Tap(Protocol):
     """What listens to the payload (an observer of `metering/`): gives back what may pass now, keeps what must wait."""
 
-    @property
-    def ended(self) -> bool:
-        """The terminal event has been fed: the exchange can be recorded."""
-
-    @property
-    def usage_due(self) -> bool:
-        """The end of the answer is in sight, and its usage has not come yet."""
-
-    @property
-    def started(self) -> bool:
-        """The first of the content has been fed."""
+    ended: bool  # the terminal event has been fed: the exchange can be recorded
+    usage_due: bool  # the end of the answer is in sight, and its usage has not come yet
+    started: bool  # the first of the content has been fed
 
     def feed(self, data: bytes) -> bytes:
         """Some payload in, what may go to the client now out."""

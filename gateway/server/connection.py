@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, cast
 
 import httptools
@@ -58,6 +59,40 @@ class Bounds(msgspec.Struct, frozen=True):
     write_timeout_ms: int
 
 
+class OpenConnections:
+    """The clients that are connected now."""
+
+    def __init__(self) -> None:
+        self._open: set[ClientConnection] = set()
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, connection: ClientConnection) -> None:
+        """It has connected."""
+        self._open.add(connection)
+        self._none_left.clear()
+
+    def remove(self, connection: ClientConnection) -> None:
+        """It has left."""
+        self._open.discard(connection)
+        if not self._open:
+            self._none_left.set()
+
+    async def drain(self, timeout_ms: int) -> None:
+        """Let what runs come to its end; break off what has not after this time."""
+        for connection in list(self._open):
+            connection.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._none_left.wait()
+        for connection in list(self._open):
+            connection.abort()
+        await self._none_left.wait()
+
+
 class ClientConnection(asyncio.Protocol):
     """Reads requests with httptools, holds them to the bounds, and steps their exchanges."""
 
@@ -67,7 +102,7 @@ class ClientConnection(asyncio.Protocol):
         bounds: Bounds,
         serve_call: ServeCall,
         deadlines: Deadlines,
-        open_connections: set[ClientConnection],
+        open_connections: OpenConnections,
         broke: Callable[[BaseException], None],
     ) -> None:
         self._loop = loop
@@ -142,7 +177,7 @@ class ClientConnection(asyncio.Protocol):
         """The client has left."""
         self._transport = None
         self._broken = True
-        self._open_connections.discard(self)
+        self._open_connections.remove(self)
         self._deadlines.remove(self)
         for call in self._waiting:
             call.close()

@@ -47,7 +47,15 @@ class MemoryStore:
 
     async def readings(self, limits: tuple[Limit, ...], now_ms: int) -> tuple[Reading, ...]:
         """The buckets as they are, changing nothing."""
+        return self.readings_now(limits, now_ms)
+
+    def readings_now(self, limits: tuple[Limit, ...], now_ms: int) -> tuple[Reading, ...]:
+        """`readings` for callers that are not coroutines."""
         return tuple(reading(leak(state, limit, now_ms), limit) for state, limit in zip(self._states(limits), limits, strict=True))
+
+    def limits_kept(self) -> list[Limit]:
+        """The limits of all kept buckets, as they were last asked with: for whoever lists the live buckets."""
+        return [limit for _, limit in self._kept.values()]
 
     def refill(self, limit: Limit, units_used: int, at_ms: int) -> None:
         """Put in what the ledger says was used at `at_ms`. Before any call is let in, and oldest first: each leaks since its own time."""
