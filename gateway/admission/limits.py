@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from gateway.admission import PERIOD_MS, Ask, Limit, LimitKind, Scope
+from gateway.admission.shares import prepaid
 from gateway.catalogue import Card, limits_of
 from gateway.teams import Key, Team
 from gateway.units import Limits
@@ -100,8 +101,10 @@ def ask_for(
     tokens = input_tokens + output_tokens
     if estimate == "learned":
         for limit in limits:
-            if limit.kind == "tpm" and limit.capacity_units < tokens:
-                tokens = max(input_tokens, limit.capacity_units)
+            if limit.kind == "tpm":
+                room_units = prepaid(limit).capacity_units if limit.scope == "account" else limit.capacity_units
+                if room_units < tokens:
+                    tokens = max(input_tokens, room_units)
     return Ask(exchange_id, limits, units_for(limits, 1, tokens))
 
 
