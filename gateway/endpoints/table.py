@@ -66,8 +66,9 @@ def _free(name: str, method: str, path: str) -> Endpoint:
 
 
 def _response(name: str, method: str, path: str) -> Endpoint:
-    return Endpoint(name, method, path, Kind.FREE, owned_id="response_id", late_usage=True, observe=_whole_response,
-                    observe_stream=_responses_stream)
+    return Endpoint(
+        name, method, path, Kind.FREE, owned_id="response_id", late_usage=True, observe=_whole_response, observe_stream=_responses_stream
+    )
 
 
 def _unmetered(name: str, path: str, method: str = "POST") -> Endpoint:
