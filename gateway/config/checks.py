@@ -26,6 +26,7 @@ class Names:
     """The names other files may use. None: they are not known, since what defines them could not be read."""
 
     models: dict[str, str] | None = field(default_factory=dict)  # id, alias or snapshot -> the card's model
+    groups: set[str] = field(default_factory=set)  # a team may limit a whole limit_group
     tiers: list[str] | None = field(default_factory=list)
     accounts: list[str] | None = field(default_factory=list)
 
@@ -110,9 +111,9 @@ class TeamChecks:
                 _known(source, ("models", number), name, models, "model", self.findings)
         first: dict[str, str] = {}
         for name in team.limits:
-            if name not in models:
+            if name not in models and name not in self.names.groups:
                 _known(source, ("limits", name), name, models, "model", self.findings, show=False)
-            elif (other := first.setdefault(models[name], name)) != name:
+            elif (other := first.setdefault(models.get(name, name), name)) != name:
                 self.findings.add(source, ("limits", name), f"is the same model as {other!r}, and they share their limits; keep one")
         if team.price_unknown_as is not None:
             _known(source, ("unknown_model", "price_as"), team.price_unknown_as, models, "model", self.findings)

@@ -139,6 +139,7 @@ def _names(
     models = {name: card.value.model for card, _ in cards for name in (card.value.model, *card.value.aliases, *card.value.snapshots)}
     names = Names(
         models=models,
+        groups={card.value.limit_group for card, _ in cards},
         tiers=[rule.name for rule in tiers.value.tiers] if tiers else None,
         accounts=list(gateway.value.accounts) if gateway else None,
     )
@@ -161,9 +162,9 @@ def _texts(values: object) -> list[str]:
 
 def _with_models(team: Team, models: Mapping[str, str]) -> Team:
     """Limits by the card's model, whichever of its names the file used: a card's names share their buckets."""
-    if all(models[name] == name for name in team.limits):
+    if all(models.get(name, name) == name for name in team.limits):
         return team
-    return msgspec.structs.replace(team, limits={models[name]: limits for name, limits in team.limits.items()})
+    return msgspec.structs.replace(team, limits={models.get(name, name): limits for name, limits in team.limits.items()})
 
 
 def _sorted(problems: list[Problem], order: list[str]) -> list[Problem]:
@@ -174,10 +175,11 @@ def _sorted(problems: list[Problem], order: list[str]) -> list[Problem]:
 
 def _hash(folder: Path, shipped: Path, files: Mapping[str, ReadFile[Any]]) -> str:
     """The same on every machine: of names inside the folder and of contents."""
-    own, other = f"{folder}/", f"{shipped}/"
+    own, other = str(folder / "x")[:-1], str(shipped / "x")[:-1]  # with the slash, and nothing for "."
     named = []
     for file, read in files.items():
-        named.append((file.removeprefix(own) if file.startswith(own) else "shipped/" + file.removeprefix(other), read.digest))
+        is_shipped = other != own and file.startswith(other)
+        named.append(("shipped/" + file.removeprefix(other) if is_shipped else file.removeprefix(own), read.digest))
     total = sha256()
     for name, digest in sorted(named):
         total.update(os.fsencode(name) + b"\0" + digest)

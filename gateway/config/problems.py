@@ -14,7 +14,7 @@ Severity = Literal["error", "warning"]
 
 _SECRET_KEYS = {"api_key", "token"}
 _FOUND_CHARACTERS_MAX = 80
-_USERINFO = re.compile(r"://[^/?#\s]*@")
+_USERINFO = re.compile(r"://\S*@")
 
 
 class Problem(msgspec.Struct, frozen=True):

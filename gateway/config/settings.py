@@ -94,6 +94,9 @@ class SettingsReader:
         if parts.scheme == "http" and not local:
             message = "sends the account's key unencrypted; use https:// where the network is not your own"
             self.findings.add(self.source, (*path, "base_url"), message, severity="warning")
+        if not parts.path.endswith("/v1"):
+            message = "does not end in /v1, where OpenAI's API is"
+            self.findings.add(self.source, (*path, "base_url"), message, show=True, severity="warning")
         if section.ca_file:
             self._named_file((*path, "ca_file"), section.ca_file)
         for header in ("organization", "project"):
@@ -117,13 +120,17 @@ class SettingsReader:
         )
 
     def _proxy(self, path: KeyPath, section: AccountSection) -> str | None:
-        if "proxy_url" in section.model_fields_set:
-            return section.proxy_url
+        written = "proxy_url" in section.model_fields_set
         try:
-            return parse_proxy_url(proxy_of(section.base_url, self.env))
+            proxy_url = section.proxy_url if written else parse_proxy_url(proxy_of(section.base_url, self.env))
         except ValueError as error:
             self.findings.add(self.source, path, f"HTTPS_PROXY of the environment cannot be used: {error}")
             return None
+        if proxy_url:
+            what = "is" if written else "HTTPS_PROXY of the environment is"
+            message = f"{what} read but not used in this version: the account is called directly"
+            self.findings.add(self.source, (*path, "proxy_url") if written else path, message, severity="warning")
+        return proxy_url
 
     def _no_key(self, path: KeyPath) -> None:
         named = _VARIABLE_NAME.match(str(self.source.written(path) or ""))

@@ -107,7 +107,9 @@ class TeamFile(Section):
     tier: str = Field("auto", description="A tier of tiers.yaml, or `auto`: begins at `start` and rises with use.", min_length=1)
     keys: list[KeySection] = Field([], description="The team's API keys.")
     models: list[str] = Field(["*"], description='Models the team may use, by id, alias or snapshot; "*": every model with a card.')
-    limits: dict[str, LimitsModel] = Field({}, description="By model: replaces the tier's limits of the kinds it names; the others stay.")
+    limits: dict[str, LimitsModel] = Field(
+        {}, description="By model (or limit_group): replaces the tier's limits of the kinds it names; the others stay."
+    )
     limits_all_models: LimitsModel | None = Field(None, description="Limits over all models together.")
     budget: BudgetSection | None = Field(None, description="What may be spent in a UTC day and month.")
     realtime: RealtimeSection | None = Field(None, description="Caps on realtime sessions.")

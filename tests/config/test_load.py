@@ -166,6 +166,14 @@ days: calendar
     )
 
 
+def test_a_team_may_limit_a_group_and_not_use_it_as_a_model(folder: Folder) -> None:
+    folder.write("models/o1.yaml", "model: o1\nlimit_group: reasoners\n")
+    folder.write("teams/voice.yaml", "team: voice\nlimits: {reasoners: {rpm: 1}, gpt-4o-2024-08-06: {rpm: 2}}\n")
+    assert folder.good().teams[0].limits == {"reasoners": Limits(rpm=1), "gpt-4o": Limits(rpm=2)}
+    folder.write("teams/voice.yaml", "team: voice\nmodels: [reasoners]\n")
+    assert folder.texts() == ["config/teams/voice.yaml:2: models[0]: no such model, found 'reasoners'"]
+
+
 @pytest.mark.parametrize(
     "written, listen",
     [
@@ -256,7 +264,11 @@ def test_serving_needs_a_key_unless_the_upstream_is_on_this_machine(folder: Fold
 def test_the_proxy_of_the_environment_is_honoured(folder: Folder, env: dict[str, str], written: str, proxy: str | None) -> None:
     folder.env = env
     folder.write("gateway.yaml", f"accounts: {{openai: {{api_key: x{written}}}}}\n")
-    assert folder.good().settings.accounts[0].proxy_url == proxy
+    loaded = folder.good()
+    assert loaded.settings.accounts[0].proxy_url == proxy
+    assert ["not used in this version" in warning.message for warning in loaded.warnings if "/v1" not in warning.message] == [True] * bool(
+        proxy
+    )
 
 
 def test_a_proxy_of_the_environment_that_is_none_is_a_problem(folder: Folder) -> None:
@@ -280,11 +292,18 @@ def test_a_snapshot_survives_the_control_socket() -> None:
     assert again.settings.accounts[0].api_key.value == "sk-x"
 
 
-def test_the_hash_is_of_names_and_contents_wherever_they_are(folder: Folder) -> None:
+def test_the_hash_is_of_names_and_contents_wherever_they_are(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("shipped/models").mkdir()
+    Path("shipped/models/o1.yaml").write_text("model: o1\n")
     first = folder.good().config_hash
-    assert folder.good().config_hash == first
-    folder.root = folder.root.resolve()
-    assert folder.good().config_hash == first
+    for root in (folder.root, folder.root.resolve()):
+        folder.root = root
+        assert folder.good().config_hash == first
+    with monkeypatch.context() as inside:
+        inside.chdir("config")
+        again = load(Path("."), {}, shipped=Path("../shipped").resolve())
+    assert isinstance(again, Loaded)
+    assert again.config_hash == first
     (folder.root / "teams" / "voice.yaml").rename(folder.root / "teams" / "w.yaml")
     second = folder.good().config_hash
     folder.write("teams/w.yaml", "team: voice\n")
