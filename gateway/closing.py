@@ -46,17 +46,18 @@ def intent_of(job: Job, decision: Decision, admitted_at_us: int) -> Intent:
     )
 
 
-def close_exchange(job: Job, intent: Intent, carry: Carry, end: End, facts: Facts, *, started_ns: int, ended_at_us: int) -> Entry:
+def close_exchange(
+    job: Job, intent: Intent, carry: Carry, end: End, facts: Facts, *, started_ns: int, ended_ns: int, ended_at_us: int
+) -> Entry:
     """Observe and price: the entry of an exchange that has ended, however it ended."""
     status = carry.head.status if carry.head is not None else None
     observed = carry.tap.finish() if carry.tap is not None else None
     usage, source = _usage(job, observed, status, complete=end in ("complete", "ended"))
-    served = (observed.model_served if observed else None) or job.model_asked
     service_tier = observed.service_tier if observed else None
     if source == "unknown":
         cost, version = job.ask_cost_picousd, job.price_version
     else:
-        cost, version = _cost(job, served, service_tier, usage, source, ended_at_us, facts)
+        cost, version = _cost(job, observed.model_served if observed else None, service_tier, usage, source, ended_at_us, facts)
     late = _is_late(job, observed)
     return Entry(
         exchange_id=intent.exchange_id,
@@ -66,7 +67,7 @@ def close_exchange(job: Job, intent: Intent, carry: Carry, end: End, facts: Fact
         account=intent.account,
         endpoint=intent.endpoint,
         model_asked=intent.model_asked,
-        model_served=served,
+        model_served=observed.model_served if observed else None,
         service_tier=service_tier,
         usage=usage,
         details=observed.details if observed else {},
@@ -79,9 +80,9 @@ def close_exchange(job: Job, intent: Intent, carry: Carry, end: End, facts: Fact
         client_request_id=intent.client_request_id,
         admitted_at_us=intent.admitted_at_us,
         ended_at_us=max(ended_at_us, intent.admitted_at_us),
-        timings_us=_timings(carry, started_ns),
+        timings_us=_timings(carry, started_ns, ended_ns),
         retry_count=intent.retry_count,
-        outcome=_outcome(end, status),
+        outcome="client_gone" if carry.client_left else _outcome(end, status),
         ask_tokens=tokens_of(job.ask_usage) or None,
         streamed=job.streams,
         answer_id=observed.answer_id if observed else None,
@@ -126,6 +127,7 @@ def _cost(
     """The model served prices the call; a served name that no card lists is unpriced, unless the team has said what it costs."""
     if source == "not_billed":
         return 0, None
+    served = served or job.model_asked
     card: Card | None = facts.cards.get(served or "")
     if card is None and job.identity.team.unknown_model == "price_as":
         card = facts.cards.get(job.identity.team.price_unknown_as or "")
@@ -148,11 +150,13 @@ def _outcome(end: End, status: int | None) -> str:
     return "client_error" if status >= 400 else "ok"
 
 
-def _timings(carry: Carry, started_ns: int) -> dict[str, int]:
-    """Microseconds since the call was accepted, of the moments there were."""
+def _timings(carry: Carry, started_ns: int, ended_ns: int) -> dict[str, int]:
+    """Microseconds since the call was accepted, of the moments there were; and what the gateway itself took of them."""
     moments = carry.moments
     seen = {"sent": moments.sent_ns, "head": moments.head_ns, "first_token": moments.first_token_ns, "last": moments.last_ns}
-    return {name: (at_ns - started_ns) // 1000 for name, at_ns in seen.items() if at_ns}
+    timings = {name: (at_ns - started_ns) // 1000 for name, at_ns in seen.items() if at_ns}
+    timings["overhead"] = (moments.sent_ns - started_ns + ended_ns - moments.last_ns) // 1000
+    return timings
 
 
 def _text(value: bytes | None) -> str | None:

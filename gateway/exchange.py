@@ -10,6 +10,7 @@ from __future__ import annotations
 from gateway.admission import Refused
 from gateway.admission.answers import ratelimit_headers, refusal
 from gateway.closing import close_exchange, intent_of, unknown_entry
+from gateway.config.snapshot import Facts
 from gateway.control import BooksAway
 from gateway.endpoints.job import may_see
 from gateway.endpoints.route import route
@@ -71,14 +72,17 @@ async def exchange(call: Call, client: Client, house: House) -> None:
         return client.refuse(_JOURNAL_FULL)
 
     house.tally.began(job)
-    carry = Carry(client, pool, upstream, lambda head: _begin(head, job, limit_lines, house), house.clock_ns, drain_ms=_drain_ms(job))
+    carry = Carry(client, pool, upstream, lambda head: _begin(head, job, facts, limit_lines), house.clock_ns, drain_ms=_drain_ms(job))
     try:
         body = _request_body(job)
         carry.send(_request_head(job, pool, body), body, head_request=call.method == "HEAD")  # 6 forward
         end = await carry.done
-        entry = close_exchange(job, intent, carry, end, facts, started_ns=started_ns, ended_at_us=house.now_us())  # 7 observe, 8 price
+        entry = close_exchange(  # 7 observe, 8 price
+            job, intent, carry, end, facts, started_ns=started_ns, ended_ns=house.clock_ns(), ended_at_us=house.now_us()
+        )
     except Exception:
         entry = unknown_entry(intent, job, ended_at_us=house.now_us())  # a fault of ours is no reason to lose a call
+        carry.abandon()
         raise
     finally:
         house.record(job, decision, entry)  # 9 settle, 10 record
@@ -139,9 +143,9 @@ def _request_body(job: Job) -> Body:
     return job.call.body_to_send()
 
 
-def _begin(head: AnswerHead, job: Job, limit_lines: bytes, house: House) -> Begun:
+def _begin(head: AnswerHead, job: Job, facts: Facts, limit_lines: bytes) -> Begun:
     """What listens to the answer, and the head that the client sees."""
-    tap = _tap(head, job, house)
+    tap = _tap(head, job, facts)
     own_id = job.exchange_id.encode()
     lines = answer_lines(head) + limit_lines + b"\r\nx-gateway-request-id: " + own_id
     if not head.request_id:
@@ -150,9 +154,9 @@ def _begin(head: AnswerHead, job: Job, limit_lines: bytes, house: House) -> Begu
     return Begun(tap, lines, head.content_length if as_it_came else None)
 
 
-def _tap(head: AnswerHead, job: Job, house: House) -> Tap:
-    endpoint, facts = job.endpoint, house.facts
-    if endpoint.name == "models" and head.status == 200 and facts is not None:
+def _tap(head: AnswerHead, job: Job, facts: Facts) -> Tap:
+    endpoint = job.endpoint
+    if endpoint.name == "models" and head.status == 200:
         team = job.identity.team
         return ModelsFilter(lambda name: may_see(name, team, facts.cards))
     if endpoint.observe is None and head.status < 400:

@@ -76,6 +76,7 @@ class Carry:
         self.head: AnswerHead | None = None
         self.tap: Tap | None = None
         self.moments = Moments()
+        self.client_left = False  # before the answer was whole
         self._client = client
         self._pool = pool
         self._upstream: Upstream | None = upstream
@@ -139,6 +140,7 @@ class Carry:
         upstream, tap = self._upstream, self.tap
         if upstream is None:
             return
+        self.client_left = True
         upstream.resume()
         if self._released:
             self._leave_upstream()
@@ -169,6 +171,10 @@ class Carry:
             if rest:
                 self._client.write(rest)
             self._client.abort()
+
+    def abandon(self) -> None:
+        """The path has failed: nothing more is taken."""
+        self._leave_upstream()
 
     def _take_head(self, head: AnswerHead) -> None:
         self.moments.head_ns = self._clock_ns()

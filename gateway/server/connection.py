@@ -222,6 +222,7 @@ class ClientConnection(asyncio.Protocol):
         self._headers = []
         self._head_bytes = 0
         self._in_head = True
+        self._expect_within(self._bounds.head_timeout_ms)
 
     def on_url(self, url: bytes) -> None:
         """Some of the request target."""
