@@ -32,19 +32,22 @@ class Segment:
 def make_segment(path: Path, segment_bytes: int, allocate: Allocate) -> Segment:
     """A new file of zeros with all its blocks, durable in its folder. OSError, and no file left, when there is no space.
 
-    Pages are mapped now (MAP_POPULATE), which halves the cost of the first write to each.
+    It gets its name when it is whole: readers never see one that is being made, nor a boot that never had room. Pages are
+    mapped now (MAP_POPULATE), which halves the cost of the first write to each.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    unfinished = path.with_name("unfinished")  # left by a kill it is taken over here
+    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
     try:
         allocate(descriptor, 0, segment_bytes)
         if os.fstat(descriptor).st_size < segment_bytes:
             raise OSError(f"{path.name} got fewer than {segment_bytes} bytes")  # writing past the end of a mapped file is SIGBUS
         os.fsync(descriptor)
         memory = mmap.mmap(descriptor, segment_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        unfinished.rename(path)
         sync_folder(path.parent)
     except BaseException:
         os.close(descriptor)
-        path.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
     return Segment(path, descriptor, memory)
 
