@@ -63,10 +63,10 @@ class Desk:
             return dictated(call.dictated_usage, model, tier, wish, meters)
         return draw(self.dice(call, model), model, tier, prompt, wish)
 
-    def dice(self, call: Call, model: Model | None) -> Dice:
+    def dice(self, call: Call, model: Model) -> Dice:
         """Dice for this call's content: what does not change the answer (stream, user, metadata) does not change them."""
         content = {name: value for name, value in call.body.items() if name not in NOT_CONTENT}
-        return Dice(self.seed, call.path, model.name if model else None, content, len(call.file))
+        return Dice(self.seed, call.path, model.name, content, len(call.file))
 
     def store(self, response_id: str, record: Any) -> None:
         """Remember a response, and forget the oldest beyond STORED_MAX."""

@@ -16,7 +16,7 @@ from gateway.simulator import models
 from gateway.simulator.call import Answer, Call, Step, json_answer
 from gateway.simulator.completions import prompts_of
 from gateway.simulator.desk import Desk
-from gateway.simulator.draw import Draw, Wish, dictated, prompt_of
+from gateway.simulator.draw import Dice, Draw, Wish, dictated, prompt_of
 from gateway.simulator.models import MODERATION_MODELS, Model
 from gateway.simulator.refusal import invalid, missing, no_model
 from gateway.simulator.words import deltas, words
@@ -46,7 +46,7 @@ def embeddings(call: Call, desk: Desk) -> Answer:
     drawn = _drawn(call, model, {Meter.INPUT_TEXT: max(1, prompt_of(inputs).text)})
     as_base64 = call.body.get("encoding_format") == "base64"
     data = [
-        {"object": "embedding", "index": index, "embedding": _embedding(desk, call, part, dimensions, as_base64=as_base64)}
+        {"object": "embedding", "index": index, "embedding": _embedding(Dice(desk.seed, part), dimensions, as_base64=as_base64)}
         for index, part in enumerate(inputs)
     ]
     tokens = drawn.quantities.get(Meter.INPUT_TEXT, 0)
@@ -160,8 +160,8 @@ def _with_usage(call: Call, body: dict[str, Any], usage: dict[str, Any], drawn: 
     return json_answer(body if call.faults.no_usage else {**body, "usage": call.usage(usage)}, drawn)
 
 
-def _embedding(desk: Desk, call: Call, part: Any, dimensions: int, *, as_base64: bool) -> list[float] | str:
-    first = desk.dice(call, None).roll(str(part)[:1000], 1, 999)
+def _embedding(dice: Dice, dimensions: int, *, as_base64: bool) -> list[float] | str:
+    first = dice.roll("embedding", 1, 996)
     numbers = [((first * (index + 1)) % 997 - 498) / 1000 for index in range(dimensions)]
     return base64.b64encode(struct.pack(f"<{dimensions}f", *numbers)).decode() if as_base64 else numbers
 
