@@ -131,13 +131,13 @@ class PushSnapshot(msgspec.Struct, frozen=True, tag="snapshot"):
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """What a team used before this worker began: `requests` and `tokens` of one key and model, booked at one moment."""
+    """What a team used before this worker began: calls of one key and model, booked at one moment."""
 
     team: str
     key: str
     model: str | None
     requests: int
-    tokens: int
+    tokens: int  # always 0 today: only buckets of a day are refilled, and those count requests
     at_ms: int  # unix time; of an hour that was added up, its end: a bucket is never emptier than the truth
 
 

@@ -1,0 +1,123 @@
+"""The control sockets of the workers that live."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from gateway.books.follow import Follower
+from gateway.books.reloading import Configuration
+from gateway.control import LimitReading, NotTaken, Report, Spent, WorkerAway, WorkerLink, control_path
+from gateway.ledger import HourlyRequests, LedgerError, Questions
+from gateway.metrics import LiveMetrics
+
+REFILL_WAIT_S = 5.0  # for the ledger to hold what was written before: a worker waits for its first configuration meanwhile
+OWNER_WAIT_S = 0.8  # a worker waits one second for the answer
+DAY_US = 86_400 * 1_000_000
+HOUR_US = 3_600 * 1_000_000
+
+_log = structlog.get_logger("gateway.books")
+
+
+class Links:
+    """One link for each living worker. Implements `LinkHandlers`."""
+
+    def __init__(self, folder: Path, follower: Follower, questions: Questions, live: LiveMetrics, now_us: Callable[[], int]) -> None:
+        self._folder, self._follower, self._questions, self._live, self._now_us = folder, follower, questions, live, now_us
+        self._configuration: Configuration | None = None
+        self._links: dict[str, tuple[WorkerLink, asyncio.Task[None]]] = {}
+
+    def serve(self, configuration: Configuration) -> None:
+        """From now on workers are given this configuration. Called once, before `follow_living`."""
+        self._configuration = configuration
+
+    def all(self) -> list[WorkerLink]:
+        """Every link, connected or not."""
+        return [link for link, _ in self._links.values()]
+
+    def follow_living(self) -> None:
+        """Link to workers that have come, forget those that are dead."""
+        for worker in self._follower.alive:
+            if worker not in self._links:
+                link = WorkerLink(worker, control_path(self._folder, worker), self)
+                self._links[worker] = (link, asyncio.create_task(link.run()))
+        for worker in self._links.keys() - set(self._follower.alive):
+            _, task = self._links.pop(worker)
+            task.cancel()
+            self._live.worker_gone(worker)
+            _log.warning("worker_dead", worker=worker)
+
+    async def close(self) -> None:
+        """End every link."""
+        tasks = [task for _, task in self._links.values()]
+        self._links.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
+        """Buckets of all connected workers. Raises WorkerAway when none answers."""
+        answers = await asyncio.gather(*(link.limits(team) for link in self.all()), return_exceptions=True)
+        found = [answer for answer in answers if isinstance(answer, tuple)]
+        if not found:
+            raise WorkerAway("none is connected")
+        return tuple(reading for answer in found for reading in answer)
+
+    # LinkHandlers
+
+    async def on_connected(self, link: WorkerLink) -> None:
+        """Refill is looked up before the worker gets its configuration: from then on it serves, and its calls would count twice."""
+        assert self._configuration is not None
+        memory = self._configuration.snapshot.settings.store_url == "memory"
+        refill = await self._refill() if memory and link.hello is not None and not link.hello.refilled else None
+        try:
+            answer = await self._configuration.greet(link)
+            if isinstance(answer, NotTaken):
+                _log.error("configuration_not_taken", worker=link.worker, reason=answer.reason)
+            elif refill is not None:
+                link.refill(refill)
+        except (WorkerAway, ValueError) as error:
+            _log.error("worker_not_greeted", worker=link.worker, reason=str(error))
+
+    def on_report(self, link: WorkerLink, report: Report) -> None:
+        """One second of a worker's life."""
+        if link.worker in self._links:
+            self._live.report(link.worker, report)
+
+    async def owner_of(self, answer_id: str) -> tuple[str | None, bool]:
+        """Asked twice when it is not known: what another worker made a moment ago may still be in its journal."""
+        try:
+            team = await asyncio.to_thread(self._questions.owner_of, answer_id)
+            if team is None:
+                if not await self._follower.caught_up(OWNER_WAIT_S):
+                    return None, False
+                team = await asyncio.to_thread(self._questions.owner_of, answer_id)
+        except LedgerError:
+            return None, False
+        return team, True
+
+    async def _refill(self) -> tuple[Spent, ...] | None:
+        """What was used in the last day; None when the ledger cannot tell: the buckets start empty, and the log says so."""
+        if not await self._follower.caught_up(REFILL_WAIT_S):
+            _log.error("buckets_not_refilled", state=self._follower.state, detail=self._follower.detail)
+            return None
+        now_us = self._now_us()
+        try:
+            hours = await asyncio.to_thread(self._questions.requests_since, now_us - DAY_US)
+        except LedgerError as error:
+            _log.error("buckets_not_refilled", state="unavailable", detail=str(error))
+            return None
+        return spent_of(hours, now_us)
+
+
+def spent_of(hours: list[HourlyRequests], now_us: int) -> tuple[Spent, ...]:
+    """Hours as moments, oldest first: each at its end, so that no bucket is emptier than the truth."""
+    spent = [
+        Spent(hour.team, hour.key, hour.model, hour.requests, 0, min(hour.hour_at_us + HOUR_US, now_us) // 1000) for hour in hours
+    ]
+    return tuple(sorted(spent, key=lambda use: use.at_ms))
+
+

@@ -1,0 +1,55 @@
+"""Usage that a later answer shows: a background response ends after the call that made it. Pure.
+
+The call that made it could only be booked at the reserved amount, `unknown`. When a later call fetches the response in its end state,
+that call's entry carries what the response used (`late_usage`), and the entry of the making call is superseded once.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from gateway.config.snapshot import Facts
+from gateway.journal.records import Entry
+from gateway.pricing import Priced, price
+
+LATE = "late"  # the mark of an entry whose usage came by a later answer
+
+
+def revised(original: Entry, seen: Entry, facts: Facts) -> Entry | None:
+    """The entry that takes the original's place, priced as of the moment its usage was seen; None when nothing is to be corrected.
+
+    Only `unknown` entries are corrected, and only by their own team: what was reported or corrected before stays.
+    """
+    if original.usage_source != "unknown" or seen.late_usage is None or seen.team != original.team:
+        return None
+    served = seen.model_served or original.model_served or original.model_asked
+    cost_picousd, price_version = _cost(original, served, seen, facts)
+    return replace(
+        original,
+        model_served=served,
+        service_tier=seen.service_tier,
+        usage=seen.late_usage,
+        details=seen.details,
+        usage_source="reported",
+        cost_picousd=cost_picousd,
+        price_version=price_version,
+        ended_at_us=max(original.ended_at_us, seen.ended_at_us),
+        outcome="ok" if original.outcome == "unknown" else original.outcome,
+        marks=(*original.marks, LATE),
+    )
+
+
+def _cost(original: Entry, served: str | None, seen: Entry, facts: Facts) -> tuple[int | None, str | None]:
+    """As the path prices: by the model served, or by the team's `price_as` for a name that no card lists."""
+    card = facts.cards.get(served or "")
+    if card is None:
+        team = next((team for team in facts.snapshot.teams if team.name == original.team), None)
+        if team is not None and team.unknown_model == "price_as":
+            card = facts.cards.get(team.price_unknown_as or "")
+    if card is None:
+        return None, None
+    account = facts.accounts.get(original.account)
+    resident = account is not None and account.data_residency
+    usage = seen.late_usage or {}
+    priced = price(card, served or card.model, seen.service_tier, usage, seen.ended_at_us, data_residency=resident)
+    return (priced.cost_picousd, priced.price_version) if isinstance(priced, Priced) else (None, priced.price_version)
