@@ -34,6 +34,7 @@ def limit(kind: LimitKind, capacity_units: int, scope: Scope = "team", subject: 
 
 RPM_60 = limit("rpm", 60)  # one a second
 RPM_3 = limit("rpm", 3)
+RPM_7 = limit("rpm", 7)  # one in 8571.43 ms
 RPD_200 = limit("rpd", 200)
 RPD_3_CALENDAR = limit("rpd", 3, calendar=True)
 TPM_6000 = limit("tpm", 6000)  # 100 a second, 1 in 10 ms
@@ -216,6 +217,27 @@ CASES = [
             Reserve(T + 1000, "b", {TPM_6000: 6000}, Ok((0,))),
             Settle(T + 1000, "a", (0,)),
             Look(T + 1000, TPM_6000, 0, 60_000),
+        ],
+    ),
+    Case(
+        "a refund moves up those behind it: what they leaked meanwhile is not refunded",
+        [
+            Reserve(T, "a", {TPM_6000: 1000}, Ok((5000,))),
+            Reserve(T, "b", {TPM_6000: 1000}, Ok((4000,))),
+            Settle(T, "a", (0,)),
+            Reserve(T, "c", {TPM_6000: 1000}, Ok((4000,))),
+            Settle(T + 10_000, "b", (0,)),
+            Look(T + 10_000, TPM_6000, 5000, 10_000),
+        ],
+    ),
+    Case(
+        "waits and resets are rounded up to whole milliseconds",
+        [
+            Reserve(T, "a", {RPM_7: 7}, Ok((0,), (60_000,))),
+            Reserve(T, "b", {RPM_7: 1}, No(RPM_7, 8572)),
+            Look(T + 8571, RPM_7, 0, 51_429),
+            Look(T + 8572, RPM_7, 1, 51_428),
+            Look(T + 8573, RPM_7, 1, 51_427),
         ],
     ),
     Case(
