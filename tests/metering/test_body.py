@@ -1,0 +1,382 @@
+"""Reading bodies: what is read, and what is refused before anything is reserved."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import ApiError
+from gateway.metering.body import (
+    COUNT_MAX,
+    MEMBERS_MAX,
+    CallBody,
+    read_chat,
+    read_completion,
+    read_embedding,
+    read_moderation,
+    read_response,
+)
+from gateway.metering.size import OBJECTS_MAX
+
+Reader = Callable[[bytes], CallBody | ApiError]
+READERS = (read_chat, read_completion, read_response, read_embedding, read_moderation)
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def read(reader: Reader, **body: Any) -> CallBody:
+    found = reader(json.dumps(body).encode())
+    assert isinstance(found, CallBody), found
+    return found
+
+
+def refused(reader: Reader, body: bytes, param: str | None = None) -> ApiError:
+    error = reader(body)
+    assert isinstance(error, ApiError), error
+    assert (error.status, error.type, error.param) == (400, "invalid_request_error", param), error
+    return error
+
+
+# What is read
+
+
+def test_chat_with_everything() -> None:
+    found = read(
+        read_chat,
+        model="gpt-4o",
+        messages=MESSAGES,
+        stream=True,
+        stream_options={"include_usage": True},
+        service_tier="flex",
+        max_completion_tokens=7,
+        n=3,
+        store=True,
+        user="someone",
+    )
+    assert found == CallBody(
+        model="gpt-4o",
+        stream=True,
+        service_tier="flex",
+        output_tokens_max=7,
+        choices=3,
+        store=True,
+        usage_asked=True,
+        input_text_bytes=len(json.dumps(MESSAGES)),
+    )
+
+
+def test_chat_null_is_absent() -> None:
+    found = read(read_chat, model="m", stream=None, stream_options=None, n=None, max_tokens=None, store=None, service_tier=None)
+    assert found == CallBody(model="m")
+
+
+CAPS = [
+    pytest.param(read_chat, {"max_tokens": 1, "max_completion_tokens": 10_000}, 10_000, id="a small old cap does not hide a large new one"),
+    pytest.param(read_chat, {"max_tokens": 10_000, "max_completion_tokens": 1}, 10_000, id="nor the other way round"),
+    pytest.param(read_chat, {"max_tokens": 5}, 5, id="old cap alone"),
+    pytest.param(read_chat, {"max_completion_tokens": None, "max_tokens": 5}, 5, id="null beside a cap"),
+    pytest.param(read_chat, {"max_output_tokens": 5}, None, id="chat does not honour the cap of responses"),
+    pytest.param(read_chat, {"max_tokens": COUNT_MAX}, COUNT_MAX, id="the largest"),
+    pytest.param(read_response, {"max_output_tokens": 5, "max_tokens": 9}, 5, id="responses honour their own cap only"),
+    pytest.param(read_response, {"max_tokens": 1}, None, id="which chat's is not"),
+    pytest.param(read_completion, {"max_tokens": 0}, 0, id="completions may generate nothing"),
+]
+
+
+@pytest.mark.parametrize("reader, caps, largest", CAPS)
+def test_output_cap(reader: Reader, caps: dict[str, Any], largest: int | None) -> None:
+    assert read(reader, model="m", **caps).output_tokens_max == largest
+
+
+def test_completion_counts_the_larger_of_n_and_best_of() -> None:
+    assert read(read_completion, model="m", n=2, best_of=5).choices == 5
+    assert read(read_completion, model="m", n=5, best_of=2).choices == 5
+    assert read(read_completion, model="m").choices == 1
+
+
+HISTORIES = [
+    pytest.param({"previous_response_id": "resp_1"}, True, id="previous response"),
+    pytest.param({"conversation": "conv_1"}, True, id="conversation by id"),
+    pytest.param({"conversation": {"id": "conv_1"}}, True, id="conversation as object"),
+    pytest.param({"prompt": {"id": "pmpt_1"}}, True, id="stored prompt"),
+    pytest.param({"previous_response_id": None, "conversation": None, "prompt": None}, False, id="all null"),
+    pytest.param({}, False, id="none"),
+]
+
+
+@pytest.mark.parametrize("body, history", HISTORIES)
+def test_history_is_noticed(body: dict[str, Any], history: bool) -> None:
+    found = read(read_response, model="m", input="Hi", **body)
+    assert found.history is history
+    assert found.previous_response_id == body.get("previous_response_id")
+
+
+def test_a_response_needs_no_model_when_a_stored_prompt_names_one() -> None:
+    assert read(read_response, prompt={"id": "pmpt_1", "version": "2"}).model is None
+    refused(read_response, b'{"input":"Hi"}', "model")
+    refused(read_response, b'{"prompt":{"version":"2"}}', "prompt.id")
+    refused(read_response, b'{"prompt":{"id":5}}', "prompt.id")
+    refused(read_response, b'{"prompt":"pmpt_1"}', "prompt")
+    refused(read_response, b'{"prompt":{"id":"a","\\u0069d":"b"}}', "prompt.id")
+
+
+def test_background_and_store() -> None:
+    found = read(read_response, model="m", background=True, store=False, stream=True)
+    assert (found.background, found.store, found.stream) == (True, False, True)
+
+
+def test_moderation_needs_no_model() -> None:
+    assert read(read_moderation, input="Hi") == CallBody(model=None, choices=0, input_text_bytes=4)
+    assert read(read_moderation, input="Hi", model="omni-moderation-latest").model == "omni-moderation-latest"
+
+
+INPUTS = [
+    pytest.param("Hello", 7, 0, id="string"),
+    pytest.param(["Hello", "you"], 16, 0, id="strings"),
+    pytest.param(["1, 2"], 8, 0, id="a string with numbers in it"),
+    pytest.param([1, 2, 3], 0, 3, id="ids"),
+    pytest.param([17], 0, 1, id="one id"),
+    pytest.param([[1, 2], [3, 4, 5]], 0, 5, id="arrays of ids"),
+    pytest.param([], 0, 0, id="nothing"),
+    pytest.param([[]], 0, 0, id="an array of nothing"),
+]
+
+
+@pytest.mark.parametrize("given_input, text_bytes, token_ids", INPUTS)
+def test_token_ids_are_counted_exactly(given_input: Any, text_bytes: int, token_ids: int) -> None:
+    embedding = read(read_embedding, model="m", input=given_input)
+    assert (embedding.input_text_bytes, embedding.input_token_ids, embedding.choices) == (text_bytes, token_ids, 0)
+    completion = read(read_completion, model="m", prompt=given_input)
+    assert (completion.input_text_bytes, completion.input_token_ids) == (text_bytes, token_ids)
+
+
+@given(st.lists(st.lists(st.integers(0, 200_000), min_size=1), min_size=1), st.sampled_from([None, 1]))
+@settings(max_examples=50, deadline=None)
+def test_token_ids_are_counted_exactly_however_written(arrays: list[list[int]], indent: int | None) -> None:
+    body = json.dumps({"model": "m", "input": arrays}, indent=indent).encode()
+    found = read_embedding(body)
+    assert isinstance(found, CallBody)
+    assert found.input_token_ids == sum(map(len, arrays))
+
+
+# Text and media
+
+PIXELS = base64.b64encode(bytes(60_000)).decode()
+DATA_URL = "data:image/png;base64," + PIXELS
+
+
+def part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+MEDIA = [
+    pytest.param(
+        read_chat,
+        "messages",
+        [{"role": "user", "content": [part("x"), {"type": "image_url", "image_url": {"url": DATA_URL}}]}],
+        1,
+        id="chat image",
+    ),
+    pytest.param(
+        read_chat,
+        "messages",
+        [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": PIXELS, "format": "wav"}}]}],
+        0,
+        id="chat audio",
+    ),
+    pytest.param(
+        read_chat, "messages", [{"role": "user", "content": [{"type": "file", "file": {"file_data": DATA_URL}}]}], 0, id="chat file"
+    ),
+    pytest.param(
+        read_response, "input", [{"role": "user", "content": [{"type": "input_image", "image_url": DATA_URL}] * 2}], 2, id="response images"
+    ),
+    pytest.param(
+        read_response, "input", [{"role": "user", "content": [{"type": "input_file", "file_data": DATA_URL}]}], 0, id="response file"
+    ),
+    pytest.param(
+        read_response,
+        "input",
+        [{"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": PIXELS}],
+        1,
+        id="an image made earlier",
+    ),
+    pytest.param(
+        read_response,
+        "input",
+        [{"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "image_url": DATA_URL}}],
+        1,
+        id="a screenshot",
+    ),
+    pytest.param(
+        read_response,
+        "input",
+        [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": DATA_URL}]}],
+        1,
+        id="an image from a function",
+    ),
+    pytest.param(read_moderation, "input", [{"type": "image_url", "image_url": {"url": DATA_URL}}], 1, id="moderated image"),
+]
+
+
+@pytest.mark.parametrize("reader, member, value, images", MEDIA)
+def test_media_are_not_text(reader: Reader, member: str, value: Any, images: int) -> None:
+    found = read(reader, model="m", **{member: value})
+    assert found.images == images
+    assert 0 < found.input_text_bytes < 300
+
+
+def test_text_that_looks_like_media_is_text() -> None:
+    text = '{"type":"image_url","image_url":{"url":"data:"}}' * 100
+    found = read(read_chat, model="m", messages=[{"role": "user", "content": [part(text)]}])
+    assert (found.images, found.input_text_bytes > len(text)) == (0, True)
+
+
+@pytest.mark.parametrize("content", [5, {"type": 5, "image_url": DATA_URL}, [5], [[]], [{"type": ["image_url"]}]], ids=str)
+def test_media_of_an_unknown_shape_count_as_text(content: Any) -> None:
+    messages = [{"role": "user", "content": content}, {"role": "user", "content": [part("image")]}]
+    found = read(read_chat, model="m", messages=messages)
+    assert (found.images, found.input_text_bytes) == (0, len(json.dumps(messages)))
+
+
+@pytest.mark.parametrize(
+    "objects, looked_at", [(OBJECTS_MAX, True), (OBJECTS_MAX + 1, False)], ids=["as many as are looked at", "one more"]
+)
+def test_a_body_of_too_many_objects_counts_as_text(objects: int, looked_at: bool) -> None:
+    image = {"type": "image_url", "image_url": ""}
+    body = json.dumps({"model": "m", "input": [image, *[{}] * (objects - 2)]}).encode()
+    found = read_moderation(body)
+    assert isinstance(found, CallBody)
+    assert found.images == (1 if looked_at else 0)
+
+
+# What is refused
+
+BROKEN = [
+    pytest.param(b"", id="nothing"),
+    pytest.param(b" ", id="white space"),
+    pytest.param(b"[]", id="an array"),
+    pytest.param(b"null", id="null"),
+    pytest.param(b'"text"', id="a string"),
+    pytest.param(b'{"model":"m"', id="cut"),
+    pytest.param(b'{"model":"m"}x', id="more after the end"),
+    pytest.param(b'{"model":"m",}', id="trailing comma"),
+    pytest.param(b"{'model':'m'}", id="single quotes"),
+    pytest.param(b'\xef\xbb\xbf{"model":"m"}', id="byte order mark"),
+    pytest.param(b'{"model":"m","input":NaN}', id="NaN"),
+    pytest.param(b'{"model":"m","n":-Infinity}', id="infinity"),
+    pytest.param(b'{"model":"m","n":01}', id="octal"),
+    pytest.param(b'{"model":"m\xff"}', id="not UTF-8 in the model"),
+    pytest.param(b'{"model":"m","input":"\xff"}', id="not UTF-8 in a value"),
+    pytest.param(b'{"model":"m","\xff":1}', id="not UTF-8 in a name"),
+    pytest.param(b'{"model":"m","input":"\xed\xa0\x80"}', id="a surrogate in UTF-8"),
+    pytest.param(b'{"model":"m","input":"' + b"x" * 1_048_600 + b'\xc3"}', id="not UTF-8 far inside"),
+    pytest.param(b'{"model":"m","input":"' + b"\x80" * 2_000_000 + b'"}', id="nothing but continuation bytes"),
+    pytest.param(b'{"model":"\\ud800"}', id="a lone surrogate in the model"),
+    pytest.param(b'{"model":"m","input":"a\nb"}', id="a raw line feed in a string"),
+    pytest.param(b'{"model":"m","input":' + b"[" * 100_000, id="100,000 brackets"),
+    pytest.param(b'{"model":"m","input":' + b"[" * 100_000 + b"]" * 100_000 + b"}", id="100,000 brackets, closed"),
+    pytest.param(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, id="100,000 objects"),
+]
+
+
+@pytest.mark.parametrize("body", BROKEN)
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
+def test_broken_bodies_are_refused(reader: Reader, body: bytes) -> None:
+    refused(reader, body)
+
+
+def test_text_beyond_ascii_is_read_whole_at_any_length() -> None:
+    for at in range(4):
+        found = read_chat(json.dumps({"model": "m", "messages": "x" * at + "😀" * 400_000}, ensure_ascii=False).encode())
+        assert isinstance(found, CallBody)
+        assert found.input_text_bytes == 1_600_002 + at
+
+
+WRONG = [
+    pytest.param(b'{"model":5}', "model", id="model is a number"),
+    pytest.param(b'{"model":["m"]}', "model", id="model is an array"),
+    pytest.param(b'{"model":""}', "model", id="model is empty"),
+    pytest.param(b'{"model":null}', "model", id="model is null"),
+    pytest.param(b"{}", "model", id="model is missing"),
+    pytest.param(b'{"model":"%b"}' % (b"m" * 201), "model", id="model is one character too long"),
+    pytest.param(b'{"model":"m","stream":"true"}', "stream", id="stream is a string"),
+    pytest.param(b'{"model":"m","stream":1}', "stream", id="stream is a number"),
+    pytest.param(b'{"model":"m","n":0}', "n", id="n is 0"),
+    pytest.param(b'{"model":"m","n":-1}', "n", id="n is negative"),
+    pytest.param(b'{"model":"m","n":1.0}', "n", id="n has a fraction"),
+    pytest.param(b'{"model":"m","n":1e1}', "n", id="n has an exponent"),
+    pytest.param(b'{"model":"m","n":true}', "n", id="n is a boolean"),
+    pytest.param(b'{"model":"m","n":"1"}', "n", id="n is a string"),
+    pytest.param(b'{"model":"m","n":%d}' % (COUNT_MAX + 1), "n", id="n is one too large"),
+    pytest.param(b'{"model":"m","n":' + b"9" * 5_000 + b"}", "n", id="n has 5,000 digits"),
+    pytest.param(b'{"model":"m","max_tokens":0}', "max_tokens", id="cap is 0"),
+    pytest.param(b'{"model":"m","max_completion_tokens":-5}', "max_completion_tokens", id="cap is negative"),
+    pytest.param(b'{"model":"m","service_tier":5}', "service_tier", id="service tier is a number"),
+    pytest.param(b'{"model":"m","stream_options":true}', "stream_options", id="stream options are a boolean"),
+    pytest.param(b'{"model":"m","stream_options":{"include_usage":1}}', "stream_options.include_usage", id="include_usage is a number"),
+    pytest.param(
+        b'{"model":"m","stream_options":{"include_usage":true,"include_usage":false}}',
+        "stream_options.include_usage",
+        id="include_usage twice",
+    ),
+    pytest.param(b'{"model":"m","model":"m"}', "model", id="model twice"),
+    pytest.param(b'{"model":"cheap","\\u006dodel":"dear"}', "model", id="model twice, once escaped"),
+    pytest.param(b'{"model":"m","max_tokens":1,"max_tokens":9}', "max_tokens", id="cap twice"),
+    pytest.param(b'{"model":"m","messages":[],"messages":[]}', "messages", id="messages twice"),
+    pytest.param(b'{"model":"m","stream_options":{},"stream_options":null}', "stream_options", id="stream options twice"),
+]
+
+
+@pytest.mark.parametrize("body, param", WRONG)
+def test_wrong_members_are_named(body: bytes, param: str) -> None:
+    assert param in refused(read_chat, body, param).message
+
+
+def test_what_is_just_allowed() -> None:
+    assert read(read_chat, model="m" * 200).model == "m" * 200
+    assert read(read_chat, model="m", n=COUNT_MAX).choices == COUNT_MAX
+    assert read(read_chat, model="m", n=1).choices == 1
+
+
+def test_duplicates_that_are_not_read_pass() -> None:
+    found = read_chat(b'{"seed":1,"model":"m","seed":2,"nested":{"model":"a","model":"b"}}')
+    assert isinstance(found, CallBody)
+    assert found.model == "m"
+
+
+def test_a_large_body_may_not_have_any_number_of_members() -> None:
+    pad = b'"pad":"' + b"x" * 70_000 + b'"'
+    most = b",".join(b'"k%d":1' % index for index in range(MEMBERS_MAX - 2))
+    assert isinstance(read_chat(b'{"model":"m",' + pad + b"," + most + b"}"), CallBody)
+    refused(read_chat, b'{"model":"m",' + pad + b',"one":1,' + most + b"}")
+
+
+@given(st.binary(max_size=80) | st.text(alphabet='{}[]",:\\ mnode1.tu', max_size=60).map(str.encode))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_give_a_value_or_a_refusal(body: bytes) -> None:
+    for reader in READERS:
+        assert isinstance(reader(body), CallBody | ApiError)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "content", "image_url", "x"]), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(["model", "stream", "stream_options", "n", "max_tokens", "messages", "input", "prompt", "tools", "x"])
+
+
+@given(st.dictionaries(NAMES, JSON, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_any_json_gives_a_value_or_a_refusal(body: dict[str, Any]) -> None:
+    for reader in READERS:
+        found = reader(json.dumps(body).encode())
+        assert isinstance(found, CallBody | ApiError)
+        if isinstance(found, CallBody):
+            assert found.model == body.get("model") or (not body.get("model") and found.model is None)
+            assert found.input_text_bytes >= 0
