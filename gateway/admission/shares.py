@@ -155,13 +155,13 @@ class AccountShares:
 
     async def readings(self, limits: tuple[Limit, ...], now_ms: int) -> tuple[Reading, ...]:
         """The buckets as they are. What workers hold as shares counts as used, and so does what `prepaid` keeps back."""
+        if _own_count(limits) == len(limits):
+            return await self._counters.readings(limits, now_ms)
         own = _own_count(limits)
-        found: tuple[Reading, ...] = await self._counters.readings(limits[:own], now_ms) if own else ()
-        if own == len(limits):
-            return found
-        bought_from = self._till(limits[own:], now_ms).limits
-        shown = zip(await self._counters.readings(bought_from, now_ms), limits[own:], strict=True)
-        return found + tuple([Reading(limit, reading.remaining_units, reading.reset_ms) for reading, limit in shown])
+        kept = {limit.bucket: limit for till in self._tills.values() for limit in till.limits}
+        of_account = await self._counters.readings(tuple([kept.get(limit.bucket, limit) for limit in limits[own:]]), now_ms)
+        shown = [Reading(limit, seen.remaining_units, seen.reset_ms) for seen, limit in zip(of_account, limits[own:], strict=True)]
+        return (*(await self._counters.readings(limits[:own], now_ms) if own else ()), *shown)
 
     def tend(self, now_ms: int) -> None:
         """Give back every share that is over."""

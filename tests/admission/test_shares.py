@@ -305,6 +305,16 @@ def test_an_ask_may_be_of_one_side_only(limits: tuple[Limit, ...]) -> None:
     ]
 
 
+def test_a_look_at_many_groups_changes_no_share() -> None:
+    desk = Desk(ROOMY, BIG)
+    for _ in range(3):
+        desk.reserve(T, 100)
+    idle = desk.shares.idle_units()
+    other = Limit("tpm", "account", "account:openai", "group:other", 1000, 60_000)
+    assert [reading.limit for reading in read(desk.shares, (BIG, other), T)] == [BIG, other]
+    assert desk.shares.idle_units() == idle
+
+
 def test_readings_keep_order_and_show_the_accounts_limit_as_configured() -> None:
     desk = Desk(ROOMY, BIG)
     desk.reserve(T, 100)
