@@ -155,9 +155,9 @@ class AccountShares:
 
     async def readings(self, limits: tuple[Limit, ...], now_ms: int) -> tuple[Reading, ...]:
         """The buckets as they are. What workers hold as shares counts as used, and so does what `prepaid` keeps back."""
-        if _own_count(limits) == len(limits):
-            return await self._counters.readings(limits, now_ms)
         own = _own_count(limits)
+        if own == len(limits):
+            return await self._counters.readings(limits, now_ms)
         kept = {limit.bucket: limit for till in self._tills.values() for limit in till.limits}
         of_account = await self._counters.readings(tuple([kept.get(limit.bucket, limit) for limit in limits[own:]]), now_ms)
         shown = [Reading(limit, seen.remaining_units, seen.reset_ms) for seen, limit in zip(of_account, limits[own:], strict=True)]
