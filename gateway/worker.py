@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, c
 from gateway.exchange import exchange
 from gateway.house import House
 from gateway.journal.writer import JournalWriter
+from gateway.logs import configure_logs
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
 from gateway.relay.pool import Pool
@@ -221,4 +223,8 @@ def _broke(error: BaseException) -> None:
 
 
 if __name__ == "__main__":
+    configure_logs()
+    gc.collect()
+    gc.freeze()  # what is loaded stays; only what calls make is looked at
+    gc.set_threshold(50_000, 20, 100)
     uvloop.run(run_worker(msgspec.json.decode(sys.argv[1], type=WorkerOptions)))
