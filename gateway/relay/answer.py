@@ -14,12 +14,16 @@ HEAD_BYTES_MAX = 65_536
 LINE_BYTES_MAX = 1_024  # of a chunk's size with its extensions
 TRAILER_BYTES_MAX = 16_384
 
-_HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\x00]*)?((?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\x00]*)*)\r\n\r\n")
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_TEXT = rb"[^\x00-\x08\x0a-\x1f\x7f]*"  # no control characters but the tab
+_HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: " + _TEXT + rb")?((?:\r\n" + _TOKEN + rb":" + _TEXT + rb")*)\r\n\r\n")
+_TRAILER = re.compile(_TOKEN + rb":" + _TEXT)
 _FRAMING = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|content-type|content-encoding|x-request-id):[ \t]*([^\r\n]*)",
     re.IGNORECASE,
 )
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\x00]*)?")
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*")
 _DIGITS = re.compile(rb"[0-9]{1,15}")
 
 # Where the reader stands in an answer.
@@ -90,7 +94,7 @@ class AnswerReader:
         while True:
             end = data.find(b"\r\n\r\n")
             if end < 0 or end > HEAD_BYTES_MAX:
-                if len(data) > HEAD_BYTES_MAX:
+                if end >= 0 or len(data) > HEAD_BYTES_MAX + 3:  # three bytes of its end may be there
                     raise BadAnswer(f"head longer than {HEAD_BYTES_MAX} bytes")
                 self._buffer = data
                 return None
@@ -101,10 +105,11 @@ class AnswerReader:
             status = int(match[2])
             if status == 101:
                 raise BadAnswer("switching protocols was not asked for")
+            head = _read_framing(status, match[3], http_10=match[1] == b"0")
             if status >= 200:
                 break  # before it came 100 Continue or 103 Early Hints, if anything
         self._buffer = b""
-        self.head = head = _read_framing(status, match[3], http_10=match[1] == b"0")
+        self.head = head
         if self._no_body or status in (204, 304):
             self._end()
         elif head.chunked:
@@ -167,14 +172,14 @@ class AnswerReader:
             self._left -= len(line) + 2
             if self._left < 0:
                 raise BadAnswer(f"trailers longer than {TRAILER_BYTES_MAX} bytes")
-            if b"\n" in line or b"\x00" in line or b":" not in line:
+            if not _TRAILER.fullmatch(line):
                 raise BadAnswer("malformed trailer")
         else:
             self._end()
 
     def _keep(self, rest: bytes) -> None:
         longest = TRAILER_BYTES_MAX if self._at == _AT_TRAILER else LINE_BYTES_MAX
-        if len(rest) > longest:
+        if len(rest) > longest + 1:  # the CR of its end may be there
             raise BadAnswer("line too long in chunked framing")
         if self._at == _AT_CHUNK_END and rest != b"\r":
             raise BadAnswer("chunk longer than its size")
@@ -186,14 +191,17 @@ class AnswerReader:
 
 
 def _read_framing(status: int, lines: bytes, *, http_10: bool) -> AnswerHead:
-    lengths: set[bytes] = set()
-    coding = connection = content_type = content_encoding = request_id = b""
+    length: bytes | None = None
+    coding: bytes | None = None
+    connection = content_type = content_encoding = request_id = b""
     for name, value in _FRAMING.findall(lines):
         name, value = name.lower(), value.rstrip(b" \t")
         if name == b"content-length":
-            lengths.add(value)
+            if length is not None or not _DIGITS.fullmatch(value):
+                raise BadAnswer("malformed or repeated Content-Length")
+            length = value
         elif name == b"transfer-encoding":
-            coding = coding + b"," + value if coding else value
+            coding = value if coding is None else coding + b"," + value
         elif name == b"connection":
             connection += b"," + value.lower()
         elif name == b"content-type":
@@ -202,11 +210,8 @@ def _read_framing(status: int, lines: bytes, *, http_10: bool) -> AnswerHead:
             content_encoding = value
         else:
             request_id = value
-    if coding and (coding.lower() != b"chunked" or lengths):
+    if coding is not None and (coding.lower() != b"chunked" or length is not None):
         raise BadAnswer("Transfer-Encoding other than chunked, or beside Content-Length")
-    length = lengths.pop() if lengths else None
-    if lengths or (length is not None and not _DIGITS.fullmatch(length)):
-        raise BadAnswer("malformed or contradicting Content-Length")
     tokens = {token.strip() for token in connection.split(b",")}
     return AnswerHead(
         status=status,
@@ -215,6 +220,6 @@ def _read_framing(status: int, lines: bytes, *, http_10: bool) -> AnswerHead:
         content_encoding=content_encoding,
         request_id=request_id,
         content_length=None if length is None else int(length),
-        chunked=bool(coding),
-        keep_alive=b"keep-alive" in tokens if http_10 else b"close" not in tokens,
+        chunked=coding is not None,
+        keep_alive=b"close" not in tokens and (not http_10 or b"keep-alive" in tokens),
     )
