@@ -56,6 +56,7 @@ INPUT_METERS = (
 )  # fmt: skip
 OUTPUT_METERS = (Meter.OUTPUT_TEXT, Meter.OUTPUT_AUDIO, Meter.OUTPUT_IMAGE)
 TOKEN_METERS = INPUT_METERS + OUTPUT_METERS
+_TOKENS = frozenset(TOKEN_METERS)
 
 Usage = dict[Meter, int]
 """Quantity for each disjoint meter. A meter that was reported as 0 may be left out; what is unknown is never 0."""
@@ -65,7 +66,7 @@ UsageSource = Literal["reported", "estimated", "unknown", "not_billed"]
 
 def tokens_of(usage: Usage) -> int:
     """Every token of this usage, input and output: what a tokens-per-minute limit counts."""
-    return sum(usage.get(meter, 0) for meter in TOKEN_METERS)
+    return sum([quantity for meter, quantity in usage.items() if meter in _TOKENS])
 
 
 class Limits(msgspec.Struct, frozen=True):

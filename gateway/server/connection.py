@@ -122,6 +122,7 @@ class ClientConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._in_head = False
         self._completed = False  # a request, by the bytes fed last
+        self._fed_bytes = 0
         self._refusal: ApiError | None = None  # of bytes that make no call; answered behind the calls before it
         self._draining = False
         self._broken = False  # nothing further is read
@@ -144,6 +145,7 @@ class ClientConnection(asyncio.Protocol):
             return
         began_before = self._in_head
         self._completed = False
+        self._fed_bytes = len(data)
         if began_before:
             self._head_bytes += len(data)
         elif self._arriving is not None:
@@ -227,19 +229,20 @@ class ClientConnection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """Some of the request target."""
         self._url += url
-        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header line; also a trailer, which is dropped."""
-        if not self._in_head:
-            return
-        name = name.lower()
-        self._headers.append((name, value))
-        self._count_head(len(name) + len(value) + 4)
+        if self._in_head:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is whole: begin the exchange; its body may still be coming."""
         self._in_head = False
+        head_bytes_max = self._bounds.head_bytes_max
+        if self._head_bytes > head_bytes_max or self._fed_bytes > head_bytes_max:  # what was fed may hold more than the head
+            lines = [len(name) + len(value) + 4 for name, value in self._headers]
+            if len(self._url) + sum(lines) > head_bytes_max:
+                raise _Refuse(_head_too_large(head_bytes_max))
         call = self._call_from_head()
         self._arriving = call
         self._expect_within(self._bounds.body_timeout_ms)
@@ -387,11 +390,6 @@ class ClientConnection(asyncio.Protocol):
 
     def _expect_within(self, timeout_ms: int) -> None:
         self.deadline_s = self._loop.time() + timeout_ms / 1000
-
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self._bounds.head_bytes_max + len(self._headers) * 4:
-            raise _Refuse(_head_too_large(self._bounds.head_bytes_max))
 
     def abort(self) -> None:
         """Break off whatever runs: the deadline of a drain has passed."""
