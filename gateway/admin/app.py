@@ -17,7 +17,7 @@ from gateway.admin.questions import DIMENSIONS, BadQuestion, entries_limit, filt
 from gateway.admin.view import BooksView, Level
 from gateway.control import WorkerAway
 from gateway.errors import ApiError, invalid_request
-from gateway.ledger import LedgerUnavailable
+from gateway.ledger import LedgerError
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 ENTRY_FILTERS = ("team", "key", "account", "endpoint", "model", "exchange_id", "session_id", "usage_source", "outcome")
@@ -54,7 +54,7 @@ async def errors_in_shape(request: web.Request, handler: Handler) -> web.StreamR
         return shown_error(_of_http(request, error), allow=error.headers.get("Allow"))
     except BadQuestion as error:
         return shown_error(invalid_request(str(error), param=error.parameter))
-    except LedgerUnavailable as error:
+    except LedgerError as error:
         return shown_error(ApiError(503, "server_error", f"The ledger cannot answer now: {error}.", code="ledger_unavailable"))
     except WorkerAway as error:
         return shown_error(ApiError(503, "server_error", f"No worker answers: {error}.", code="worker_away"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -45,13 +46,8 @@ def _card(card: Card) -> dict[str, Any]:
 
 
 def _rates(rates: Rates) -> dict[str, str]:
-    """Pico-dollars of one unit of each meter, exact: a duration's may have a fraction."""
-    return {meter: _scaled(rate) for meter, rate in rates.items()}
-
-
-def _scaled(rate: int) -> str:
-    whole, rest = divmod(rate, RATE_SCALE)
-    return str(whole) if not rest else f"{whole} {rest}/{RATE_SCALE}"
+    """Pico-dollars of one unit of each meter, exact: "2500000", and "1/3" where a price is per minute."""
+    return {meter: str(Fraction(rate, RATE_SCALE)) for meter, rate in rates.items()}
 
 
 def _team(team: Team, snapshot: Snapshot) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class BooksView(Protocol):
         """Every check, good and bad, in a fixed order."""
 
     async def ask(self, question: Callable[[Questions], Answer]) -> Answer:
-        """Put a question to the ledger, off the event loop. Raises LedgerUnavailable."""
+        """Put a question to the ledger, off the event loop. Raises LedgerError."""
 
     async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
         """The buckets of all connected workers. Raises WorkerAway when none of them answers."""

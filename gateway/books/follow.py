@@ -65,10 +65,20 @@ class Follower:
                 pause_s = PAUSE_BUSY_S if records else min(1.5 * min(pause_s, PAUSE_IDLE_S), PAUSE_IDLE_S)
             await self._pause(pause_s)
 
+    async def prepare(self) -> None:
+        """Open the ledger before anybody asks it; when it is away, `run` tries again."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._bookkeeper.prepare)
+        except LedgerError as error:
+            self._is("unavailable", str(error))
+
     async def drain(self) -> bool:
-        """One look to the end of every journal; False when the ledger did not take it."""
-        async with asyncio.timeout(DRAIN_S):
-            await self._pass([])
+        """One look to the end of every journal; False when the ledger did not take it, or not in time. The journals keep the rest."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._pass([])
+        except TimeoutError:
+            self._is("drain_timed_out", f"after {DRAIN_S} s")
         return self.state == "ok"
 
     async def _pause(self, pause_s: float) -> None:

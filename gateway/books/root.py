@@ -100,7 +100,7 @@ class Books:
         )
 
     async def ask(self, question: Callable[[Questions], Answer]) -> Answer:
-        """Put a question to the ledger, off the event loop. Raises LedgerUnavailable."""
+        """Put a question to the ledger, off the event loop. Raises LedgerError."""
         return await asyncio.to_thread(question, self._questions)
 
     async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
@@ -159,6 +159,7 @@ async def run_books(options: BooksOptions, env: Mapping[str, str], stop: asyncio
         stack.push_async_callback(_in_thread, books.thread, books.bookkeeper.close)
         stack.push_async_callback(books.follower.drain)
         stack.push_async_callback(books.links.close)
+        await books.follower.prepare()
         await _open_admin(stack, books, options.admin_fd, loaded.settings.admin.listen)
         work = [
             books.follower.run(books.on_pass),

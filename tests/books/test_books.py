@@ -1,0 +1,250 @@
+"""The books as they run: real journals, a real ledger, real sockets, asked over the admin port."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from gateway.books import BooksOptions, run_books
+from gateway.units import Meter
+
+Run = Callable[[Awaitable[None]], None]
+ALL_WELL = {"workers": "ok ok", "worker:w0": "ok ok", "ledger": "ok ok", "journal": "ok ok", "config": "ok ok"}
+
+
+def test_what_a_worker_writes_is_shown_as_usage_entries_and_metrics(place: Any, run: Run, entry: Any, intent: Any) -> None:
+    async def story() -> None:
+        async with place.books() as admin, place.worker() as worker:
+            worker.write(intent(1), entry(1), intent(2), entry(2, usage_source="estimated"))
+            await admin.until(admin.calls, lambda calls: calls == 2)
+            usage = await admin.json("/admin/v1/usage?by=team,model")
+            (row,) = usage["rows"]
+            assert (row["team"], row["calls"], row["cost_picousd"], row["cost_usd"]) == ("voice", 2, 700_000_000, "0.0007")
+            assert (row["usage"], row["estimated_calls"]) == ({"input_text": 200, "output_text": 20}, 1)
+            entries = (await admin.json("/admin/v1/entries?team=voice"))["entries"]
+            assert [shown["exchange_id"] for shown in entries] == ["gx-1", "gx-2"]
+            labels = {"team": "voice", "model": "gpt-4o", "operation": "responses", "status_class": "2xx", "outcome": "ok"}
+            assert await admin.metric("gateway_requests_total", **labels) == 2
+            assert await admin.metric("gateway_ledger_records_total", result="written") == 2
+
+    run(story())
+
+
+def test_a_worker_is_given_the_configuration_and_all_is_well(place: Any, run: Run) -> None:
+    async def story() -> None:
+        async with place.books() as admin:
+            assert (await admin.ready())[0] == 503
+            async with place.worker() as worker:
+                snapshot = await worker.snapshot_where(lambda _: True)
+                assert [team.name for team in snapshot.teams] == ["voice"]
+                assert await admin.until(admin.ready, lambda ready: ready[0] == 200) == (200, ALL_WELL)
+                await admin.until(lambda: admin.metric("gateway_requests_in_flight", team="voice"), lambda value: value == 3)
+                (reading,) = (await admin.json("/admin/v1/limits?team=voice"))["limits"]
+                assert reading["used_units"] == 125
+            _, checks = await admin.until(admin.ready, lambda ready: ready[0] == 503)
+            assert checks["workers"] == "failed none_serving"
+            await admin.until(lambda: admin.metric("gateway_requests_in_flight", team="voice"), lambda value: value == 0)
+
+    run(story())
+
+
+def test_books_that_start_again_count_nothing_twice(place: Any, run: Run, entry: Any, intent: Any) -> None:
+    async def story() -> None:
+        async with place.worker() as worker:
+            worker.write(intent(1), entry(1), intent(2))
+            async with place.books() as admin:
+                await admin.until(admin.calls, lambda calls: calls == 1)
+            worker.write(entry(2), intent(3), entry(3))
+            async with place.books() as admin:
+                await admin.until(admin.calls, lambda calls: calls == 3)
+                assert await admin.metric("gateway_ledger_records_total", result="written") == 2
+                assert await admin.metric("gateway_ledger_records_total", result="duplicate") == 0
+
+    run(story())
+
+
+def test_what_was_written_last_is_folded_before_the_books_close(place: Any, run: Run, entry: Any, intent: Any) -> None:
+    async def story() -> None:
+        async with place.worker() as worker, place.books():
+            worker.write(*[record for number in range(500) for record in (intent(number), entry(number))])
+        with sqlite3.connect(place.root / "ledger.db") as database:
+            assert database.execute("SELECT count(*) FROM entries").fetchone() == (500,)
+        database.close()
+
+    run(story())
+
+
+def test_a_dead_workers_open_exchanges_become_unknown_at_what_they_reserved(place: Any, run: Run, entry: Any, intent: Any) -> None:
+    async def story() -> None:
+        async with place.books() as admin:
+            async with place.worker() as worker:
+                worker.write(intent(1), intent(2), entry(2))
+                await admin.until(admin.calls, lambda calls: calls == 1)
+            await admin.until(admin.calls, lambda calls: calls == 2)
+            (row,) = (await admin.json("/admin/v1/usage?by=team"))["rows"]
+            assert (row["unknown_calls"], row["cost_picousd"]) == (1, 350_000_000 + 12_500_000_000)
+            assert await admin.metric("gateway_orphaned_intents_total") == 1
+            assert await admin.metric("gateway_usage_source_total", source="none") == 1
+
+    run(story())
+
+
+def test_a_locked_ledger_has_a_name_and_loses_nothing(place: Any, run: Run, entry: Any, intent: Any) -> None:
+    async def story() -> None:
+        async with place.books() as admin, place.worker() as worker:
+            await admin.until(admin.ready, lambda ready: ready[0] == 200)
+            lock = sqlite3.connect(place.root / "ledger.db", isolation_level=None)
+            lock.execute("BEGIN EXCLUSIVE")
+            worker.write(intent(1), entry(1))
+            status, checks = await admin.until(admin.ready, lambda ready: ready[1]["ledger"] != "ok ok")
+            assert (status, checks["ledger"]) == (200, "degraded unavailable")
+            await admin.until(lambda: admin.metric("gateway_degraded", check="ledger", state="unavailable"), lambda value: value == 1)
+            assert await admin.metric("gateway_ledger_records_total", result="failed") == 2
+            lock.execute("ROLLBACK")
+            lock.close()
+            await admin.until(admin.calls, lambda calls: calls == 1)
+            assert (await admin.until(admin.ready, lambda ready: ready[1]["ledger"] == "ok ok"))[0] == 200
+            assert await admin.metric("gateway_ledger_records_total", result="written") == 1
+
+    run(story())
+
+
+def test_a_hole_in_a_journal_is_an_alarm_and_the_rest_is_read(place: Any, run: Run, entry: Any, intent: Any) -> None:
+    async def story() -> None:
+        async with place.worker() as worker:
+            worker.write(intent(1), entry(1), intent(2), entry(2))
+            worker.journal.flush()
+            segment = min((place.journal / "w0").glob("*.journal"))
+            content = segment.read_bytes()
+            damaged = content.index(b"gx-1", content.index(b"gx-1") + 1)
+            with segment.open("r+b") as file:
+                file.seek(damaged)
+                file.write(b"XX")
+            async with place.books() as admin:
+                await admin.until(admin.calls, lambda calls: calls == 1)
+                assert await admin.metric("gateway_journal_gaps_total", worker="w0") == 1
+                _, checks = await admin.until(admin.ready, lambda ready: ready[0] == 200)
+                assert checks["journal:w0"] == "degraded gap_found"
+
+    run(story())
+
+
+def test_a_good_change_rules_when_every_worker_has_taken_it(place: Any, run: Run) -> None:
+    async def story() -> None:
+        async with place.books() as admin, place.worker("w0") as one, place.worker("w1") as other:
+            await one.snapshot_where(lambda _: True)
+            await other.snapshot_where(lambda _: True)
+            place.write("teams/search.yaml", "team: search\ntier: tier-1\nmodels: ['*']\n")
+            assert (await admin.json("/admin/v1/reload", "POST"))["ok"] is True
+            for worker in (one, other):
+                assert {team.name for team in worker.snapshots[-1].teams} == {"voice", "search"}
+            assert [team["team"] for team in (await admin.json("/admin/v1/teams"))["teams"]] == ["search", "voice"]
+            assert await admin.metric("gateway_config_reloads_total", result="ok") == 1
+
+    run(story())
+
+
+def test_a_changed_file_is_noticed_without_being_told(place: Any, run: Run) -> None:
+    async def story() -> None:
+        async with place.books(), place.worker() as worker:
+            await worker.snapshot_where(lambda _: True)
+            place.write("teams/search.yaml", "team: search\ntier: tier-1\nmodels: ['*']\n")
+            await worker.snapshot_where(lambda snapshot: len(snapshot.teams) == 2)
+
+    run(story())
+
+
+def test_a_bad_change_keeps_the_old_configuration_and_says_so(place: Any, run: Run) -> None:
+    async def story() -> None:
+        async with place.books() as admin, place.worker() as worker:
+            await admin.until(admin.ready, lambda ready: ready[0] == 200)
+            place.write("teams/voice.yaml", "team: voice\ntier: tier-9\n")
+            refused = (await admin.json("/admin/v1/reload", "POST"))["error"]
+            assert refused["code"] == "config_refused"
+            assert "tier-9" in refused["message"]
+            status, checks = await admin.ready()
+            assert (status, checks["config"]) == (200, "degraded last_reload_refused")
+            assert await admin.metric("gateway_config_reloads_total", result="error") == 1
+            assert len(worker.snapshots) == 1
+            place.write("teams/voice.yaml", "team: voice\ntier: tier-1\nmodels: ['*']\n")
+            assert (await admin.json("/admin/v1/reload", "POST"))["ok"] is True
+            assert (await admin.ready())[1]["config"] == "ok ok"
+
+    run(story())
+
+
+def test_what_one_worker_refuses_rules_in_none(place: Any, run: Run) -> None:
+    async def story() -> None:
+        async with place.books() as admin, place.worker("w0") as willing, place.worker("w1") as other:
+            await willing.snapshot_where(lambda _: True)
+            await other.snapshot_where(lambda _: True)
+            other.refuse = True
+            place.write("teams/search.yaml", "team: search\ntier: tier-1\nmodels: ['*']\n")
+            refused = (await admin.json("/admin/v1/reload", "POST"))["error"]
+            assert "worker w1: ValueError: this worker takes nothing" in refused["message"]
+            assert [[team.name for team in snapshot.teams] for snapshot in willing.snapshots] == [["voice"], ["search", "voice"], ["voice"]]
+            assert [team["team"] for team in (await admin.json("/admin/v1/teams"))["teams"]] == ["voice"]
+
+    run(story())
+
+
+def test_a_configuration_that_is_bad_at_the_start_ends_the_books_with_its_problems(
+    place: Any, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def story() -> None:
+        place.write("teams/voice.yaml", "team: voice\ntier: tier-9\n")
+        assert await run_books(BooksOptions(str(place.root / "config")), {}, asyncio.Event()) == 2
+
+    run(story())
+    said = capsys.readouterr().err
+    assert "voice.yaml:2: tier" in said
+
+
+def test_a_worker_learns_who_made_an_answer_even_a_moment_ago(place: Any, run: Run, entry: Any, intent: Any) -> None:
+    async def story() -> None:
+        async with place.books(), place.worker() as worker:
+            await worker.snapshot_where(lambda _: True)
+            worker.write(intent(1), entry(1))
+            assert await worker.control.owner_of("resp_1", timeout_ms=10_000) == "voice"
+            assert await worker.control.owner_of("resp_nobody", timeout_ms=10_000) is None
+
+    run(story())
+
+
+def test_a_new_worker_gets_its_day_back_from_the_ledger(place: Any, run: Run, entry: Any, intent: Any) -> None:
+    async def story() -> None:
+        now_us = time.time_ns() // 1000
+        recent = {"admitted_at_us": now_us, "ended_at_us": now_us}
+        async with place.books():
+            async with place.worker() as first:
+                assert await first.refills.get() == ()
+                first.write(intent(1, admitted_at_us=now_us), entry(1, **recent), intent(2, admitted_at_us=now_us), entry(2, **recent))
+            async with place.worker() as second:
+                (spent,) = await second.refills.get()
+                assert (spent.team, spent.key, spent.requests) == ("voice", "dev", 2)
+                assert spent.at_ms >= now_us // 1000
+
+    run(story())
+
+
+def test_late_usage_corrects_the_entry_and_counts_no_call(place: Any, run: Run, entry: Any, intent: Any) -> None:
+    async def story() -> None:
+        async with place.books() as admin, place.worker() as worker:
+            queued = entry(1, usage=intent(1).ask_usage, usage_source="unknown", cost_picousd=12_500_000_000, answer_id="resp_1")
+            worker.write(intent(1), queued)
+            fetched = entry(
+                2, endpoint="responses/retrieve", usage={}, usage_source="not_billed", cost_picousd=0, answer_id="resp_1",
+                late_usage={Meter.INPUT_TEXT: 400, Meter.OUTPUT_TEXT: 2_000},
+            )  # fmt: skip
+            worker.write(intent(2), fetched)
+            await admin.until(lambda: admin.metric("gateway_late_usage_total"), lambda value: value == 1)
+            (shown,) = (await admin.json("/admin/v1/entries?exchange_id=gx-1"))["entries"]
+            assert (shown["usage_source"], shown["cost_picousd"], shown["revision"]) == ("reported", 21_000_000_000, 2)
+            assert await admin.calls() == 2
+
+    run(story())
