@@ -11,8 +11,6 @@ from gateway.simulator.refusal import no_model
 Kind = Literal["chat", "responses", "completions", "embeddings", "moderations", "images", "transcriptions", "realtime"]
 
 MODERATION_MODELS = ("omni-moderation-latest",)  # free: in no price table
-REASONING_FAMILIES = ("gpt-5", "gpt-6", "o1", "o3", "o4")
-NOT_REASONING = frozenset({"gpt-5-search-api"})
 CHAT_ONLY = frozenset({"gpt-4o-search-preview", "gpt-5-search-api", *prices.AUDIO_PRICES})
 RESPONSES_ONLY = frozenset({"computer-use-preview"})
 SERVED_AS = {  # an alias answers under its dated name where the reference names one
@@ -44,12 +42,7 @@ def served(asked: str, kind: Kind) -> Model:
     row = prices.row_of(asked)
     if row is None or kind not in kinds_of(row):
         raise no_model(asked)
-    return Model(SERVED_AS.get(asked, asked), row, is_reasoning(row), row in prices.AUDIO_PRICES or row in prices.REALTIME_PRICES)
-
-
-def is_reasoning(row: str) -> bool:
-    """Whether answers of this family hold hidden reasoning tokens."""
-    return row.startswith(REASONING_FAMILIES) and row not in NOT_REASONING
+    return Model(SERVED_AS.get(asked, asked), row, prices.is_reasoning(row), row in prices.AUDIO_PRICES or row in prices.REALTIME_PRICES)
 
 
 def kinds_of(row: str) -> frozenset[Kind]:

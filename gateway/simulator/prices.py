@@ -29,7 +29,10 @@ USD_EACH: dict[Meter, Decimal] = {
     Meter.CONTAINER_16G_SESSIONS: Decimal("0.48"),
     Meter.CONTAINER_64G_SESSIONS: Decimal("1.92"),
 }
-"""Fees per call or session: the same for every model and service tier."""
+"""Fees per call or session: the same for every service tier, and for every model but one:"""
+PREVIEW_SEARCH_USD_WHERE_REASONING = Decimal("0.01")  # the preview tool is dearer only on models that do not reason
+REASONING_FAMILIES = ("gpt-5", "gpt-6", "o1", "o3", "o4")
+NOT_REASONING = frozenset({"gpt-5-search-api"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +201,8 @@ TRANSCRIPTION_PRICES: dict[str, Price] = {
 IMAGE_PRICES: dict[str, Price] = {
     "gpt-image-1": _pictures(("5", "1.25"), ("10", "2.50"), "40"),
     "gpt-image-1-mini": _pictures(("2", "0.20"), ("2.50", "0.25"), "8"),
-    "gpt-image-1.5": _pictures(("5", "1.25"), ("8", "2"), "32", text_out="10"),
-    "gpt-image-2": _pictures(("5", "1.25"), ("8", "2"), "30"),
+    **dict.fromkeys(("gpt-image-1.5", "chatgpt-image-latest"), _pictures(("5", "1.25"), ("8", "2"), "32", text_out="10")),
+    **dict.fromkeys(("gpt-image-2", "gpt-image-2.5-sunburst", "gpt-image-2.5-flare"), _pictures(("5", "1.25"), ("8", "2"), "30")),
 }
 
 PRICES: dict[str, Price] = {
@@ -232,6 +235,11 @@ def row_of(model: str) -> str | None:
     return row if row in PRICES else None
 
 
+def is_reasoning(row: str) -> bool:
+    """Whether answers of this row's models hold hidden reasoning tokens."""
+    return row.startswith(REASONING_FAMILIES) and row not in NOT_REASONING
+
+
 def has_tier(model: str, service_tier: str) -> bool:
     """Whether the model has prices of its own for this tier; the standard tiers always have."""
     row = row_of(model)
@@ -256,16 +264,18 @@ def cost_picousd(model: str, service_tier: str, quantities: Mapping[Meter, int])
     with localcontext(EXACT):
         total_usd = Decimal(0)
         for meter, quantity in quantities.items():
-            usd = _usd(price, rates, meter, quantity)
+            usd = _usd(row, price, rates, meter, quantity)
             if usd is None:
                 return None
             total_usd += usd
         return int((total_usd * PICOUSD_PER_USD).to_integral_value(ROUND_CEILING))
 
 
-def _usd(price: Price, rates: Rates, meter: Meter, quantity: int) -> Decimal | None:
+def _usd(row: str, price: Price, rates: Rates, meter: Meter, quantity: int) -> Decimal | None:
     if not quantity:
         return Decimal(0)
+    if meter is Meter.WEB_SEARCH_PREVIEW_CALLS and is_reasoning(row):
+        return quantity * PREVIEW_SEARCH_USD_WHERE_REASONING
     if meter in USD_EACH:
         return quantity * USD_EACH[meter]
     if meter is Meter.DURATION_IN_MS:

@@ -164,6 +164,8 @@ def compact(call: Call, desk: Desk) -> Answer:
     output = [_item(f"msg_{index}_{response_id}", part) for index, part in enumerate(_input(call)) if _role(part) == "user"]
     output.append({"id": f"cmp_{response_id}", "type": "compaction", "encrypted_content": f"simulated {response_id}"})
     body = {"id": response_id, "object": "response.compaction", "created_at": int(time.time()), "output": output}
+    if call.body.get("service_tier") is not None:  # told only when asked for, as the SDK's `ResponseCompactParams` says
+        body["service_tier"] = drawn.service_tier
     if not call.faults.no_usage:
         body["usage"] = call.usage(response_usage(drawn))
     return json_answer(body, drawn, response_id)

@@ -41,12 +41,12 @@ def tools_of(call: Call) -> list[dict[str, Any]]:
 
 
 def use_tools(call: Call, desk: Desk, model: Model) -> list[ToolItem]:
-    """What the hosted tools of this request did. Each that is offered is used."""
-    dice, used = desk.dice(call, model), []
+    """What the hosted tools of this request did. Each that is offered is used; of two ways to search, the first."""
+    dice, searched, used = desk.dice(call, model), False, []
     for tool in tools_of(call):
         kind = tool["type"]
-        if kind.startswith("web_search"):
-            preview = kind.startswith("web_search_preview") and not model.reasoning
+        if kind.startswith("web_search") and not searched:
+            preview, searched = kind.startswith("web_search_preview"), True
             used += _searches(desk, dice, Meter.WEB_SEARCH_PREVIEW_CALLS if preview else Meter.WEB_SEARCH_CALLS)
         elif kind == "file_search":
             found = {"status": "completed", "queries": ["roaming package"], "results": None}

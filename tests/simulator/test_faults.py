@@ -10,9 +10,12 @@ import openai
 import pytest
 from openai import OpenAI
 
-from gateway.simulator import Pace, in_thread
-from gateway.simulator.call import Answer, Step
-from gateway.simulator.delivery import Ending, plan_of
+from gateway.simulator import Pace, in_thread, read_account
+from gateway.simulator.account import AccountWriter
+from gateway.simulator.call import Answer, Call, Step
+from gateway.simulator.delivery import Ending, Progress, plan_of
+from gateway.simulator.desk import Desk
+from gateway.simulator.draw import Draw
 from gateway.simulator.faults import MS_MAX, ORDERS_MAX, READERS, Faults, parse
 from gateway.simulator.refusal import Refusal
 from gateway.units import Meter
@@ -199,6 +202,22 @@ def test_it_hangs_until_the_client_leaves_and_bills_nothing(simulator, wait_for_
     assert (line.kind, line.quantities, line.status, line.complete) == ("refused", {}, None, False)
 
 
+def test_a_client_that_leaves_before_the_head_pays_for_its_input(simulator, wait_for_lines, whole):
+    with connect(simulator, CHAT, "stall_before_head=60000"):
+        pass
+    line = wait_for_lines(2)[-1]
+    assert (line.kind, line.complete, line.status) == ("billed", False, None)
+    assert Meter.OUTPUT_TEXT not in line.quantities
+
+
+def test_slow_bytes_come_one_by_one(simulator):
+    with connect(simulator, CHAT, "slow_bytes=60000") as connection:
+        received = b""
+        while b"\r\n\r\n" not in received or received.endswith(b"\r\n\r\n"):
+            received += connection.recv(65536)
+    assert received.endswith(b"\r\n\r\n{")
+
+
 def test_a_client_that_leaves_a_stream_is_billed_until_there(simulator, wait_for_lines, whole):
     with connect(simulator, STREAM, "stall_mid_stream=60000") as connection:
         received = b""
@@ -370,6 +389,29 @@ def test_faults_that_cannot_be_are_refused(text):
 def test_a_fault_that_cannot_be_is_told_to_the_client(http_client, check_error):
     status, _, body = http_client.send("POST", "/v1/chat/completions", CHAT, {"X-Simulator-Fault": "explode"})
     assert all(name in check_error(status, body, 400)["message"] for name in READERS)
+
+
+@pytest.mark.parametrize(
+    "tokens, billed",
+    [
+        pytest.param(0, {}, id="nothing yet"),
+        pytest.param(3, {Meter.OUTPUT_TEXT: 3}, id="a part of the text"),
+        pytest.param(10, {Meter.OUTPUT_TEXT: 10}, id="all of the text"),
+        pytest.param(14, {Meter.OUTPUT_TEXT: 10, Meter.OUTPUT_AUDIO: 4}, id="a part of the sound"),
+        pytest.param(99, {Meter.OUTPUT_TEXT: 10, Meter.OUTPUT_AUDIO: 50}, id="never more than there was to come"),
+    ],
+)
+def test_what_was_under_way_is_billed(tmp_path, tokens, billed):
+    account = AccountWriter(tmp_path / "account")
+    drawn = Draw("gpt-audio", "default", {Meter.INPUT_TEXT: 5, Meter.OUTPUT_TEXT: 10, Meter.OUTPUT_AUDIO: 50})
+    call = Call("POST", "/v1/chat/completions", {}, "req_1", None, 0)
+    progress = Progress(call, Desk(account, 0, Pace()), Answer([Step(b"x", 10, 50)], drawn))
+    progress.generating(Step(b"x", 10, 50), tokens)
+    progress.done(complete=False)
+    progress.done(complete=True)
+    account.close()
+    (line,) = read_account(tmp_path / "account")
+    assert line.quantities == {Meter.INPUT_TEXT: 5, **billed}
 
 
 STEPS = [Step(b"ab", 1), Step(b"cd", 2), Step(b"ef", 3), Step(b"gh", 3, final=True), Step(b"ij", 3, final=True)]

@@ -7,9 +7,9 @@ import json
 
 import openai
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, OpenAI
 
-from gateway.simulator import Simulator
+from gateway.simulator import Simulator, in_thread
 from gateway.units import Meter
 
 RESPONSE = {"model": "gpt-4.1", "input": "What is on my bill?"}
@@ -113,13 +113,17 @@ def test_tools_are_told_and_billed(client, last_line):
 
 
 @pytest.mark.parametrize(
-    "model, meter",
-    [("gpt-4.1", Meter.WEB_SEARCH_PREVIEW_CALLS), ("gpt-5", Meter.WEB_SEARCH_CALLS)],
-    ids=["dearer on a model that does not reason", "the same on one that does"],
+    "model, search_picousd, rates",
+    [
+        pytest.param("gpt-4.1", 25_000_000_000, (2_000_000, 500_000, 0, 8_000_000), id="dearer on a model that does not reason"),
+        pytest.param("gpt-5", 10_000_000_000, (1_250_000, 125_000, 0, 10_000_000), id="the same on one that does"),
+    ],
 )
-def test_preview_search_has_a_price_of_its_own(client, last_line, model, meter):
-    client.responses.create(model=model, input="news?", tools=[{"type": "web_search_preview"}])
-    assert last_line().quantities[meter] > 0
+def test_preview_search_has_a_price_of_its_own(client, last_line, model, search_picousd, rates):
+    answer = client.responses.create(model=model, input="news?", tools=[{"type": "web_search_preview"}])
+    searches = answer.tool_usage.web_search.num_requests
+    assert last_line().quantities[Meter.WEB_SEARCH_PREVIEW_CALLS] == searches > 0
+    assert last_line().cost_picousd == picousd(answer.usage, *rates) + searches * search_picousd
 
 
 def test_tools_are_streamed_before_the_message(client, last_line):
@@ -191,6 +195,18 @@ def test_a_background_response_runs_on_without_its_client(simulator, http_client
     assert client.responses.retrieve(line.answer_id).usage.output_tokens == line.quantities[Meter.OUTPUT_TEXT]
 
 
+def test_a_background_response_that_is_read_while_it_streams_is_billed_once(tmp_path):
+    stall = {"X-Simulator-Fault": "stall_mid_stream=60000"}
+    with (
+        in_thread(journal=tmp_path / "account") as simulator,
+        OpenAI(base_url=simulator.base_url, api_key="sk-x") as client,
+        client.responses.create(**RESPONSE, background=True, stream=True, extra_headers=stall) as stream,
+    ):
+        response_id = next(stream).response.id
+        assert [client.responses.retrieve(response_id).status for _ in range(2)] == ["in_progress", "completed"]
+    assert [line.kind for line in simulator.account()] == ["free", "billed", "free"]
+
+
 def test_a_queued_response_can_be_cancelled_and_costs_nothing(simulator, client):
     made = client.responses.create(**RESPONSE, background=True)
     assert client.responses.cancel(made.id).status == "cancelled"
@@ -208,6 +224,19 @@ def test_counting_costs_nothing_and_compacting_does(client, last_line):
     assert usage.input_tokens == count.input_tokens
     assert last_line().cost_picousd == picousd(usage, 2_000_000, 500_000, 0, 8_000_000)
     assert last_line().path == "/v1/responses/compact"
+
+
+def test_compacting_tells_its_tier_only_when_asked(client, last_line):
+    assert "service_tier" not in client.responses.compact(**RESPONSE).model_extra
+    told = client.responses.compact(**RESPONSE, service_tier="fast")
+    assert told.model_extra["service_tier"] == "priority"
+    assert last_line().cost_picousd == picousd(told.usage, 3_500_000, 875_000, 0, 14_000_000)
+
+
+def test_of_two_ways_to_search_the_first_is_used(client, last_line):
+    answer = client.responses.create(**RESPONSE, tools=[{"type": "web_search"}, {"type": "web_search_preview"}])
+    assert last_line().quantities[Meter.WEB_SEARCH_CALLS] == answer.tool_usage.web_search.num_requests
+    assert Meter.WEB_SEARCH_PREVIEW_CALLS not in last_line().quantities
 
 
 def test_a_stored_prompt_needs_no_model(client):
