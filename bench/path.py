@@ -17,23 +17,27 @@ import tempfile
 import time
 from pathlib import Path
 
+import uvloop
+from run import KEY, TOOLS, configure
+
 from gateway.config.load import Loaded, load
 from gateway.config.snapshot import encode_snapshot
 from gateway.journal.writer import JournalWriter
 from gateway.relay.upstream import Upstream
 from gateway.server.connection import Bounds, ClientConnection, OpenConnections
 from gateway.worker import Worker, WorkerOptions, exchange
-from run import KEY, TOOLS, configure
 
 ANSWER = (
-    b"HTTP/1.1 200 OK\r\nDate: Fri, 14 Nov 2025 10:00:00 GMT\r\nContent-Type: application/json\r\nContent-Length: %d\r\nServer: cloudflare\r\n"
+    b"HTTP/1.1 200 OK\r\nDate: Fri, 14 Nov 2025 10:00:00 GMT\r\nServer: cloudflare\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n"
     b"openai-organization: org-x\r\nopenai-processing-ms: 412\r\nopenai-version: 2020-10-01\r\nx-ratelimit-limit-requests: 10000\r\n"
     b"x-ratelimit-limit-tokens: 200000\r\nx-ratelimit-remaining-requests: 9999\r\nx-ratelimit-remaining-tokens: 199500\r\n"
     b"x-request-id: req_0123456789abcdef0123456789abcdef\r\n\r\n%b"
 )
 BODY = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1763114400,"model":"gpt-4o-mini-2024-07-18","choices":[{"index":0,"message":'
-    b'{"role":"assistant","content":"' + b"word " * 120 + b'","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":187,'
+    b'{"role":"assistant","content":"' + b"word " * 120 + b'","refusal":null},"logprobs":null,"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":187,'
     b'"completion_tokens":96,"total_tokens":283,"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},"completion_tokens_details":'
     b'{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}},"service_tier":"default"}'
 )
@@ -97,8 +101,10 @@ async def main() -> None:
             client.connection_made(out)
             body = (TOOLS / "chat.json").read_bytes()
             request = (
-                b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost:8080\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
-                b"User-Agent: OpenAI/Python 3.54.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Retry-Count: 0\r\nAuthorization: Bearer %b\r\n"
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost:8080\r\nAccept: application/json\r\n"
+                b"Content-Type: application/json\r\n"
+                b"User-Agent: OpenAI/Python 3.54.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Retry-Count: 0\r\n"
+                b"Authorization: Bearer %b\r\n"
                 b"Content-Length: %d\r\n\r\n%b" % (KEY.encode(), len(body), body)
             )
 
@@ -126,4 +132,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())
