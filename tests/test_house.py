@@ -104,7 +104,7 @@ def test_every_promise_names_tests_that_exist() -> None:
 
 
 def test_nothing_names_this_workplace_or_a_registry() -> None:
-    words = [bytes(word).decode() for word in (b"pypi.org", b"npmjs.com", b"/work/", b"/root/")]
+    words = [word[::-1] for word in ("gro.ipyp", "gro.sjmpn", "moc.sjmpn", "oi.setarc", "/krow/", "/toor/")]  # not named here either
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False).stdout.decode()
     for path in [ROOT / name for name in listed.split("\0") if name]:
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
