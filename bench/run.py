@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -73,6 +74,18 @@ def wait_for(url: str, seconds: float = 30) -> None:
             time.sleep(0.1)
 
 
+def wait_for_port(port: int, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1):
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 def configure(folder: Path) -> Path:
     config = folder / "config"
     (config / "teams").mkdir(parents=True)
@@ -103,6 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.chmod(0o755)  # nginx's worker runs as another user
         for name in ("loadgen", "mock_upstream"):
             subprocess.run(["cc", "-O2", "-o", str(folder / name), str(TOOLS / f"{name}.c")], check=True)
         stack.enter_context(running([str(folder / "mock_upstream"), str(UPSTREAM_PORT)]))
@@ -111,10 +125,11 @@ def main() -> None:
             stack.enter_context(running(["redis-server", "--port", str(REDIS_PORT), "--save", "", "--bind", "127.0.0.1"]))
             for name in ("nginx.conf", "gw.lua", "limiter.lua"):
                 shutil.copy(TOOLS / name, folder)
-            wait_for(f"http://127.0.0.1:{UPSTREAM_PORT}/mock/stats")
+            wait_for_port(UPSTREAM_PORT)
+            wait_for_port(REDIS_PORT)
             env = {"GW_LUA": str(folder / "limiter.lua"), "GW_REDIS_PORT": str(REDIS_PORT)}
             nginx = stack.enter_context(running(["nginx", "-p", str(folder), "-c", "nginx.conf"], env=env))
-            wait_for(f"http://127.0.0.1:{PLAIN_PORT}/v1/models")
+            wait_for_port(PLAIN_PORT)
             worker = [int(pid) for pid in Path(f"/proc/{nginx.pid}/task/{nginx.pid}/children").read_text().split()]
             peers["nginx, plain"] = (PLAIN_PORT, {"worker": worker})
             peers["nginx + Lua + Redis"] = (LUA_PORT, {"worker": worker})
