@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai.types import Completion, CreateEmbeddingResponse, ImagesResponse, ModerationCreateResponse
@@ -15,7 +16,7 @@ from openai.types.shared import ErrorObject
 from pydantic import TypeAdapter
 
 CASES = Path(__file__).parent.parent / "cases"
-WHOLE = {
+WHOLE: dict[str, Any] = {
     "chat": ChatCompletion,
     "completion": Completion,
     "embedding": CreateEmbeddingResponse,
@@ -26,7 +27,7 @@ WHOLE = {
     "transcription": Transcription,
     "images": ImagesResponse,
 }
-STREAMS = {"chat": ChatCompletionChunk, "completion": Completion, "responses": ResponseStreamEvent}
+STREAMS: dict[str, Any] = {"chat": ChatCompletionChunk, "completion": Completion, "responses": ResponseStreamEvent}
 
 
 @pytest.mark.parametrize("path", sorted(CASES.glob("*.json")), ids=lambda path: path.stem)

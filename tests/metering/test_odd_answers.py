@@ -193,3 +193,32 @@ def test_an_answer_that_cannot_be_read_is_lost(answer: bytes) -> None:
     for read in (read_chat_answer, read_response_answer, read_moderation_answer):
         seen = run(AnswerObserver(read), [answer])[2]
         assert (seen.usage, bool(seen.lost)) == (None, True)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_an_end_in_another_spelling_is_held_as_far_as_it_has_not_gone(cut: Cut) -> None:
+    stream = sent("chat_stream_plain")[:400].partition(b"\n\n")[0] + b'\n\ndata:  { "error" : {"code":"c"} }\n\n'
+    observer = ChatStreamObserver(True)
+    passed = b"".join([observer.feed(piece) for piece in cut(stream)])
+    assert observer.ended
+    assert passed.count(b"\n\n") == 1
+    assert (passed + observer.release(), observer.finish().error_code) == (stream, "c")
+
+
+def test_usage_in_every_chunk_is_read_to_the_last() -> None:
+    def chunk(tokens: int, finish: bytes = b"null") -> bytes:
+        usage = b'{"prompt_tokens":5,"completion_tokens":%d}' % tokens
+        return b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":%b}],"usage":%b}\n\n' % (finish, usage)
+
+    for usage_asked in (True, False):
+        observer = ChatStreamObserver(usage_asked)
+        passed = b"".join([observer.feed(chunk(tokens)) for tokens in (1, 2, 3)])
+        assert observer.finish().usage == {Meter.INPUT_TEXT: 5, Meter.OUTPUT_TEXT: 3}
+        assert passed == (b"".join(map(chunk, (1, 2, 3))) if usage_asked else passed.replace(b'"usage"', b"?"))
+
+
+def test_an_event_on_several_lines_is_one_event() -> None:
+    start = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+    several = b'data: {"choices":[{"delta":{"content":"b"}}],\ndata: "x":{"choices":[{}]},"usage":null}\n\n\n'
+    by_bytes = run(ChatStreamObserver(True), byte_by_byte(start + several))[2]
+    assert by_bytes == run(ChatStreamObserver(True), [start, several])[2] == Observed(emitted_tokens=2)

@@ -17,8 +17,8 @@ from gateway.metering.observers import AnswerObserver, ChatStreamObserver, Obser
 from gateway.units import Meter
 
 CASES = Path(__file__).parent.parent / "cases"
-GPT_4O_MINI = {"model_served": "gpt-4o-mini-2024-07-18", "service_tier": "default", "answer_id": "chatcmpl-S1"}
-GPT_6 = {"model_served": "gpt-6-sol", "service_tier": "default", "answer_id": "resp_1"}
+GPT_4O_MINI: dict[str, Any] = {"model_served": "gpt-4o-mini-2024-07-18", "service_tier": "default", "answer_id": "chatcmpl-S1"}
+GPT_6: dict[str, Any] = {"model_served": "gpt-6-sol", "service_tier": "default", "answer_id": "resp_1"}
 ALL_CACHED = {Meter.INPUT_TEXT: 1_000, Meter.CACHED_TEXT: 8_000, Meter.CACHE_WRITE_TEXT: 3_000, Meter.OUTPUT_TEXT: 500}
 
 Cut = Callable[[bytes], Iterable[bytes]]
@@ -107,6 +107,10 @@ def run(observer: Observer, pieces: Iterable[bytes]) -> tuple[bytes, bytes, Obse
     return passed, observer.release(), seen
 
 
+def moment(observer: Observer) -> tuple[bool, bool, bool]:
+    return observer.started, observer.usage_due, observer.ended
+
+
 # What a client gets who has not asked for usage: a second opinion, built on a parser
 
 
@@ -180,9 +184,9 @@ def test_the_terminal_event_waits_for_release(name: str, cut: Cut, usage_asked: 
     stream = sent(name)
     end = stream.rindex(b'data: {"error"') if name == "chat_stream_error" else stream.rstrip(b"\n").rindex(b"\n\n") + 2
     passed = b"".join([observer.feed(piece) for piece in cut(stream[:end])])
-    assert not observer.ended
+    assert moment(observer)[2] is False
     held_until_whole = b"".join([observer.feed(piece) for piece in cut(stream[end:])])
-    assert observer.ended
+    assert moment(observer)[2] is True
     assert (passed + held_until_whole).count(b"\n\n") == passed.count(b"\n\n")  # no client has seen an end
     seen = observer.finish()
     assert stream.endswith(observer.release())
@@ -222,18 +226,18 @@ def test_moments_of_a_chat_stream() -> None:
     role, *words, stop = pieces
     observer = ChatStreamObserver(False)
     observer.feed(role)
-    assert not observer.started
+    assert moment(observer) == (False, False, False)
     observer.feed(words[0])
-    assert observer.started
+    assert moment(observer) == (True, False, False)
     for word in words[1:]:
         observer.feed(word)
-    assert not observer.usage_due
+    assert moment(observer) == (True, False, False)
     observer.feed(stop)
-    assert observer.usage_due
+    assert moment(observer) == (True, True, False)
     assert observer.feed(usage) == b""
-    assert (observer.usage_due, observer.ended) == (False, False)
+    assert moment(observer) == (True, False, False)
     assert observer.feed(done) == b""
-    assert observer.ended
+    assert moment(observer) == (True, False, True)
 
 
 def test_moments_of_a_responses_stream() -> None:

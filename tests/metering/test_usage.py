@@ -359,7 +359,7 @@ SIZES = [("1g", Meter.CONTAINER_SESSIONS), ("4g", Meter.CONTAINER_4G_SESSIONS), 
 
 @pytest.mark.parametrize("memory_limit, meter", SIZES)
 def test_containers_are_sessions_by_size_and_id(memory_limit: str | None, meter: Meter) -> None:
-    items = [{"type": "code_interpreter_call", "container_id": name} for name in ("a", "b", "a")]
+    items: list[dict[str, Any]] = [{"type": "code_interpreter_call", "container_id": name} for name in ("a", "b", "a")]
     items.append({"type": "shell_call", "environment": {"type": "container_reference", "container_id": "c"}})
     items.append({"type": "shell_call", "environment": {"type": "local"}})
     tools = [{"type": "code_interpreter", "container": {"type": "auto", "memory_limit": memory_limit}}]
