@@ -128,7 +128,7 @@ async def main() -> None:
             assert out.writes - before == options.calls, (out.writes - before, broken[:1])
             print(f"{spent_us:.1f} µs of CPU a call, without sockets")
             if options.profile:
-                pstats.Stats(profile).sort_stats("tottime").print_stats(45)
+                pstats.Stats(profile).sort_stats(os.environ.get("SORT", "tottime")).print_stats(45)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ Body = bytes | IO[bytes]
 class Call:
     """One request as it came. Header names are lower case. The body may still be arriving: wait at `received`."""
 
-    __slots__ = ("_chunks", "_spool", "body_bytes", "headers", "http_10", "keep_alive", "method", "path", "query", "received")
+    __slots__ = ("_by_name", "_chunks", "_spool", "body_bytes", "headers", "http_10", "keep_alive", "method", "path", "query", "received")
 
     def __init__(
         self, method: str, path: bytes, query: bytes, headers: list[tuple[bytes, bytes]], *, http_10: bool, keep_alive: bool
@@ -29,15 +29,15 @@ class Call:
         self.keep_alive = keep_alive
         self.received: Gate[ApiError | None] = Gate()  # opened when the body is whole, or cannot be
         self.body_bytes = 0
+        self._by_name: dict[bytes, bytes] | None = None
         self._chunks: list[bytes] = []
         self._spool: IO[bytes] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        if self._by_name is None:
+            self._by_name = dict(reversed(self.headers))
+        return self._by_name.get(name)
 
     def add(self, data: bytes) -> None:
         """More of the body."""
