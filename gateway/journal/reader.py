@@ -123,13 +123,10 @@ class JournalReader:
         at = self._here()
         records: list[Record] = []
         buffer = self._bytes(at.offset, CHUNK_BYTES)
-        base, offset, sequence = at.offset, at.offset, at.sequence
+        offset, sequence = at.offset, at.sequence
         end_mark = False
         while len(records) + len(gaps) < records_max:
-            found = _record_at(buffer, offset - base, at.boot)
-            if found is None and offset > base and offset - base + RECORD_BYTES_MAX > len(buffer):
-                buffer, base = self._bytes(offset, CHUNK_BYTES), offset
-                found = _record_at(buffer, 0, at.boot)
+            found = _record_at(buffer, offset - at.offset, at.boot)  # one cut by the chunk's end comes with the next read
             if found is None or found.sequence <= sequence:
                 break
             if found.sequence > sequence + 1:
@@ -139,7 +136,7 @@ class JournalReader:
                 sequence = found.sequence - 1
                 end_mark = True
                 break
-            offset, sequence = base + found.end, found.sequence
+            offset, sequence = at.offset + found.end, found.sequence
             if stored is not None:
                 records.append(stored)
         self._at = Position(at.boot, at.segment, offset, sequence)
@@ -167,12 +164,10 @@ class JournalReader:
         boot_over = dead or names[-1:] > [SegmentName(at.boot, 2**62)]
         later = [name for name in names if name.boot == at.boot and name.segment > at.segment]
         moved_on = any(self._is_begun(name) for name in later)
-        if self._whole_here():
-            return None  # it was written since
         head = bytes(self._bytes(at.offset, HEADER_BYTES))
         if boot_over or moved_on or any(head):
             found = self._next_whole(at)
-            if found is not None and not self._whole_here():
+            if found is not None and not self._whole_here():  # it may have been written since
                 gaps.append(self._gap(at.segment, at.offset, found.sequence - at.sequence - 1, "unreadable bytes between records"))
                 self._at = Position(at.boot, at.segment, found.offset, found.sequence - 1)
                 return None

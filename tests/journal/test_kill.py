@@ -41,12 +41,16 @@ while True:
 """
 
 
-def killed_after(folder: Path, acknowledged: int, make: Any) -> int:
-    """Run a writer until it has said so many times that an append returned, kill it; how many it had said by then."""
+def writer_process(folder: Path, make: Any, stdout: int) -> subprocess.Popen[bytes]:
     arguments = [sys.executable, "-c", CHILD, str(folder)]
     arguments += [msgspec.msgpack.encode(record).hex() for record in (make.intent(), make.entry())]
     home = str(Path(gateway.__file__).parents[1])
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": home}) as child:
+    return subprocess.Popen(arguments, stdout=stdout, env={**os.environ, "PYTHONPATH": home})
+
+
+def killed_after(folder: Path, acknowledged: int, make: Any) -> int:
+    """Run a writer until it has said so many times that an append returned, kill it; how many it had said by then."""
+    with writer_process(folder, make, subprocess.PIPE) as child:
         assert child.stdout is not None
         said = len(child.stdout.read(acknowledged))
         child.kill()
@@ -71,3 +75,22 @@ def test_a_killed_worker_leaves_a_dense_prefix_with_all_it_acknowledged(tmp_path
     for (boot, found), acknowledged in zip(names.items(), said, strict=True):
         assert acknowledged <= len(found) <= acknowledged + 1
         assert found == [(f"gx-{boot}-{number // 2 + 1}", (Intent, Entry)[number % 2]) for number in range(len(found))]
+
+
+def test_a_reader_at_the_heels_of_a_fast_writer_sees_no_hole_and_no_end_before_the_kill(tmp_path: Path, make: Any) -> None:
+    reader = JournalReader(tmp_path, "w0")
+    found = 0
+    with writer_process(tmp_path, make, subprocess.DEVNULL) as child:
+        while found < 20_000:
+            assert child.poll() is None
+            batch = reader.read()
+            assert (batch.gaps, batch.ended) == ((), None)
+            found += len(batch.records)
+        child.kill()
+    last = list(follow(reader))
+    found += sum(len(batch.records) for batch in last)
+    reader.close()
+    assert not [gap for batch in last for gap in batch.gaps]
+    assert last[-1].ended is not None
+    assert last[-1].position is not None
+    assert last[-1].position.sequence == found

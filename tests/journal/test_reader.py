@@ -191,6 +191,15 @@ def test_a_clean_end_is_told_by_its_mark_and_again_after_the_books_restart(tmp_p
     assert read_all(tmp_path, last.position) == ([], [], [BootEnd(BOOT, clean=True, torn_bytes=False)])
 
 
+def test_a_hole_before_the_end_mark_is_told_once(tmp_path: Path, make: Any) -> None:
+    make.segment(tmp_path, BOOT, 1, b"".join(three(make)) + make.record(encode(EndMark()), BOOT, 6))
+    reader = JournalReader(tmp_path, "w0")
+    batches = [reader.read() for _ in range(4)]
+    reader.close()
+    assert [gap.missing for batch in batches for gap in batch.gaps] == [2]
+    assert batches[-1].ended == BootEnd(BOOT, clean=True, torn_bytes=False)
+
+
 def test_boots_and_segments_follow_each_other_from_any_position(tmp_path: Path, make: Any) -> None:
     written: list[Record] = []
     for boot in range(5):

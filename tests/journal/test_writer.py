@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.journal.commit import JournalFailed
-from gateway.journal.format import ENTRY_BYTES_MAX, segments_in
+from gateway.journal.format import ENTRY_BYTES_MAX, HEADER_BYTES, segments_in
 from gateway.journal.reader import JournalReader, follow
-from gateway.journal.records import Closed, Entry, Intent, Record
+from gateway.journal.records import TEXT_CHARS_MAX, Closed, Entry, Intent, Record
 from gateway.journal.writer import JournalFull, JournalLocked, JournalWriter
 
 SMALL = 4 * ENTRY_BYTES_MAX
@@ -58,6 +59,25 @@ def count_until_full(write: Callable[[int], None]) -> int:
         except JournalFull:
             return number
     raise AssertionError("the journal never became full")
+
+
+def largest(entry: Entry) -> Entry:
+    """The longest entry that is written as it is: one byte more and it is trimmed."""
+    bare = len(msgspec.msgpack.encode(msgspec.structs.replace(entry, error_code="x" * 1_000))) - 1_000
+    return msgspec.structs.replace(entry, error_code="x" * (ENTRY_BYTES_MAX - HEADER_BYTES - bare))
+
+
+def test_the_longest_entry_is_written_as_it_is_and_a_longer_one_trimmed(tmp_path: Path, make: Any) -> None:
+    fits = largest(make.entry(1))
+    longer = msgspec.structs.replace(fits, error_code=f"{fits.error_code}x")
+    with JournalWriter(tmp_path, "w0", segment_bytes=SMALL) as journal:
+        make.until(lambda: journal.ready)
+        journal.append(fits)
+        journal.append(longer)
+    first, second = everything(tmp_path)
+    assert first == fits
+    assert isinstance(second, Entry)
+    assert second.error_code == "x" * TEXT_CHARS_MAX
 
 
 def test_what_is_written_is_read_back_in_order(tmp_path: Path, make: Any) -> None:
@@ -223,12 +243,13 @@ def test_an_intent_that_was_taken_always_finds_room_for_its_entry(
             elif not opened:
                 continue
             elif step == "append":
-                journal.append(make.entry(opened.pop(pick % len(opened)), error_code="x" * length * 6))
+                entry = make.entry(opened.pop(pick % len(opened)), error_code="x" * length * 6)
+                journal.append(largest(entry) if length % 2 else entry)
             else:
                 journal.close_intent(make.intent(opened.pop(pick % len(opened))).exchange_id)
             written += 1
         for number in opened:
-            journal.append(make.entry(number, details={str(fact): 2**62 for fact in range(400)}))
+            journal.append(largest(make.entry(number)))
     assert len(everything(folder)) == written + len(opened)
 
 

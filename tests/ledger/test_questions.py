@@ -77,6 +77,7 @@ def test_only_the_effective_revision_unless_all_are_asked_for(books: Any, make: 
     books.ledger.supersede(make.entry(1, cost_picousd=3))
     assert [entry["cost_picousd"] for entry in books.ledger.entries()] == [3]
     assert [entry["cost_picousd"] for entry in books.ledger.entries(effective_only=False)] == [1, 2, 3]
+    assert [entry["cost_picousd"] for entry in books.ledger.entries(effective_only=False, limit=2)] == [2, 3]
     assert books.ledger.effective("gx-1").cost_picousd == 3
     assert books.ledger.effective("gx-2") is None
 
