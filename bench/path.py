@@ -24,7 +24,8 @@ from gateway.config.load import Loaded, load
 from gateway.config.snapshot import encode_snapshot
 from gateway.journal.writer import JournalWriter
 from gateway.relay.upstream import Upstream
-from gateway.server.connection import Bounds, ClientConnection, OpenConnections
+from gateway.server.connection import Bounds, ClientConnection
+from gateway.server.open_connections import OpenConnections
 from gateway.worker import Worker, WorkerOptions, exchange
 
 ANSWER = (

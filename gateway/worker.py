@@ -29,7 +29,8 @@ from gateway.logs import configure_logs
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
 from gateway.relay.pool import Pool
-from gateway.server.connection import Bounds, ClientConnection, OpenConnections
+from gateway.server.connection import Bounds, ClientConnection
+from gateway.server.open_connections import OpenConnections
 from gateway.stores.memory import MemoryStore
 
 LAG_EVERY_MS = 100

@@ -20,7 +20,10 @@ class Finished(Protocol):
 class Answer:
     """Frames one answer: with Content-Length, chunked, or to the close for HTTP/1.0. The head goes with the first bytes."""
 
-    __slots__ = ("_call", "_chunked", "_close", "_finished", "_has_body", "_head", "_left", "_source", "_transport", "_watcher", "gone")
+    __slots__ = (
+        "_begun", "_call", "_chunked", "_close", "_finished", "_has_body", "_head", "_left", "_over", "_source", "_transport", "_watcher",
+        "gone",
+    )  # fmt: skip
 
     def __init__(self, call: Call, transport: asyncio.Transport, finished: Finished, *, close: bool) -> None:
         self.gone = False
@@ -28,6 +31,7 @@ class Answer:
         self._transport = transport
         self._finished = finished
         self._close = close or not call.keep_alive
+        self._begun = self._over = False
         self._head = b""
         self._left: float = math.inf  # bytes that Content-Length still promises
         self._chunked = False
@@ -51,6 +55,7 @@ class Answer:
 
     def begin(self, status: int, header_lines: bytes, content_length: int | None, *, has_body: bool) -> None:
         """The head, kept until the first bytes of the body or `write(b"")`."""
+        self._begun = True
         self._has_body = has_body and self._call.method != "HEAD"
         framing = b""
         if content_length is not None:
@@ -126,12 +131,16 @@ class Answer:
 
     def fail(self) -> None:
         """The exchange broke inside the gateway."""
-        if self.gone:
+        if self.gone or self._over:
             return
-        if self._head or self._left != math.inf or self._chunked:
+        if self._begun:
             self._transport.abort()
         else:
             self.refuse(ApiError(500, "server_error", "The gateway failed to carry this call. It was logged; try again.", close=True))
+
+    def be_last(self) -> None:
+        """No other answer will go out here; if its head has not gone yet, it says so."""
+        self._close = True
 
     def _framed(self, data: bytes) -> bytes:
         head, self._head = self._head, b""
@@ -143,5 +152,6 @@ class Answer:
         return head + data if head else data
 
     def _end(self, *, reusable: bool) -> None:
+        self._over = True
         self._source = self._watcher = None
         self._finished(self._call, reusable=reusable)

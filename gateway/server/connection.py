@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any, cast
 
 import httptools
@@ -16,15 +15,12 @@ from gateway.relay.call import Call, Client
 from gateway.relay.deadlines import NEVER, Deadlines
 from gateway.relay.gate import Steps
 from gateway.server.answer import Answer
+from gateway.server.open_connections import OpenConnections
+from gateway.server.refusals import CUT, MALFORMED, TOO_SLOW, UPGRADE_WITH_BODY, body_too_large, head_too_large
 
 PIPELINED_MAX = 32  # requests read ahead on one connection; further ones wait in the socket
 DISCARDED_BYTES_MAX = 8_388_608  # of what was refused, read and dropped so that the client sees the answer
 LINGER_MS = 2_000  # for a client that still sends after its connection was refused further service
-
-_MALFORMED = ApiError(
-    400, "invalid_request_error", "This is not a valid HTTP/1.1 request. Check its request line, headers and framing.", close=True
-)
-_CUT = ApiError(400, "invalid_request_error", "The request ended before its body was whole. Send it again.", close=True)
 
 
 class _Refuse(Exception):
@@ -33,16 +29,6 @@ class _Refuse(Exception):
     def __init__(self, error: ApiError) -> None:
         super().__init__(error.message)
         self.error = error
-
-
-def _head_too_large(head_bytes_max: int) -> ApiError:
-    message = f"The request's URL and headers are longer than {head_bytes_max} bytes. Send fewer or shorter headers."
-    return ApiError(431, "invalid_request_error", message, close=True)
-
-
-def _body_too_large(body_bytes_max: int) -> ApiError:
-    message = f"The request body is longer than the {body_bytes_max} bytes that this gateway takes (proxy.body_bytes_max)."
-    return ApiError(413, "invalid_request_error", message, close=True)
 
 
 ServeCall = Callable[[Call, Client], Coroutine[Any, None, None]]
@@ -57,40 +43,6 @@ class Bounds(msgspec.Struct, frozen=True):
     body_timeout_ms: int
     idle_timeout_ms: int
     write_timeout_ms: int
-
-
-class OpenConnections:
-    """The clients that are connected now."""
-
-    def __init__(self) -> None:
-        self._open: set[ClientConnection] = set()
-        self._none_left = asyncio.Event()
-        self._none_left.set()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def add(self, connection: ClientConnection) -> None:
-        """It has connected."""
-        self._open.add(connection)
-        self._none_left.clear()
-
-    def remove(self, connection: ClientConnection) -> None:
-        """It has left."""
-        self._open.discard(connection)
-        if not self._open:
-            self._none_left.set()
-
-    async def drain(self, timeout_ms: int) -> None:
-        """Let what runs come to its end; break off what has not after this time."""
-        for connection in list(self._open):
-            connection.drain()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_ms / 1000):
-                await self._none_left.wait()
-        for connection in list(self._open):
-            connection.abort()
-        await self._none_left.wait()
 
 
 class ClientConnection(asyncio.Protocol):
@@ -122,10 +74,13 @@ class ClientConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._in_head = False
         self._completed = False  # a request, by the bytes fed last
+        self._got_body = False  # by the bytes fed last
         self._fed_bytes = 0
         self._refusal: ApiError | None = None  # of bytes that make no call; answered behind the calls before it
         self._draining = False
         self._broken = False  # nothing further is read
+        self._leaving = False  # closes once what was written has gone
+        self._held = False  # the client does not take what was written
         self._discarded = 0
         self.deadline_s = NEVER
 
@@ -143,12 +98,12 @@ class ClientConnection(asyncio.Protocol):
         if self._broken:
             self._discard(len(data))
             return
-        began_before = self._in_head
-        self._completed = False
+        in_head_before, in_body_before = self._in_head, self._arriving is not None
+        self._completed = self._got_body = False
         self._fed_bytes = len(data)
-        if began_before:
+        if in_head_before:
             self._head_bytes += len(data)
-        elif self._arriving is not None:
+        elif in_body_before:
             self._expect_within(self._bounds.body_timeout_ms)
         try:
             self._parser.feed_data(data)
@@ -157,23 +112,31 @@ class ClientConnection(asyncio.Protocol):
             if rest := data[upgrade.args[0] :]:
                 self.data_received(rest)
         except httptools.HttpParserCallbackError as error:
-            self._refuse(error.__context__.error if isinstance(error.__context__, _Refuse) else _MALFORMED)
+            self._refuse(error.__context__.error if isinstance(error.__context__, _Refuse) else MALFORMED)
         except httptools.HttpParserError:
-            self._refuse(_MALFORMED)
-        if self._in_head and not began_before and not self._completed:
-            self._head_bytes = len(data)  # all of it is head; behind a whole request it may not be, and the next read tells
-        if self._in_head and self._head_bytes > self._bounds.head_bytes_max:
-            self._refuse(_head_too_large(self._bounds.head_bytes_max))
+            self._refuse(MALFORMED)
+        if self._in_head:
+            if not in_head_before and not self._completed:
+                self._head_bytes = len(data)  # all of it is head; behind a whole request it may not be, and the next read tells
+            if self._head_bytes > self._bounds.head_bytes_max:
+                self._refuse(head_too_large(self._bounds.head_bytes_max))
+        elif self._arriving is not None:  # chunk extensions and trailers, which nobody needs, are bounded as a head is
+            self._head_bytes = self._head_bytes + len(data) if in_body_before and not self._got_body else 0
+            if self._head_bytes > self._bounds.head_bytes_max:
+                self._refuse(MALFORMED)
         if len(self._waiting) > PIPELINED_MAX and self._transport is not None:
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """The client sends no more. It may still be reading: a running exchange goes on (RFC 9112 section 9.6)."""
+        """The client has left. One that only stopped sending looks the same; but whoever waits for an answer keeps its side open,
+        and a call that nobody waits for must not run on at OpenAI."""
         self._broken = True
         if self._arriving is not None:
-            self._arriving.received.open(_CUT)
-            return False
-        return self._answer is not None
+            self._arriving.received.open(CUT)
+        elif self._answer is not None:
+            self._answer.client_left()
+        self._close()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left."""
@@ -188,33 +151,40 @@ class ClientConnection(asyncio.Protocol):
         if answer is not None:
             answer.client_left()
         if arriving is not None:
-            arriving.received.open(_CUT)
+            arriving.received.open(CUT)
 
     def pause_writing(self) -> None:
         """The client does not take what was sent."""
         if self._answer is not None:
             self._answer.hold_source()
         self._expect_within(self._bounds.write_timeout_ms)
+        self._held = True
 
     def resume_writing(self) -> None:
         """It takes again."""
-        self.deadline_s = NEVER
+        self._held = False
         if self._answer is not None:
             self._answer.free_source()
+        if self._arriving is not None:
+            self._expect_within(self._bounds.body_timeout_ms)
+        elif self._in_head:
+            self._expect_within(self._bounds.head_timeout_ms)
+        elif self._answer is None and not self._waiting:
+            self._expect_within(self._bounds.idle_timeout_ms)
+        else:
+            self._expect_nothing()
 
     def expired(self) -> None:
         """Too slow in a head or a body, idle too long, or not reading."""
         self.deadline_s = NEVER
         if self._transport is None:
             return
-        if self._arriving is not None or self._in_head:
-            self._refuse(
-                ApiError(408, "invalid_request_error", "The request did not arrive in time. Send it again, without pauses.", close=True)
-            )
-        elif self._answer is not None:
+        if self._leaving or self._held:
             self._transport.abort()
+        elif self._arriving is not None or self._in_head:
+            self._refuse(TOO_SLOW)
         else:
-            self._transport.close()
+            self._close()
 
     # httptools callbacks
 
@@ -238,16 +208,18 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is whole: begin the exchange; its body may still be coming."""
         self._in_head = False
+        if self._broken:
+            return  # behind an answer that ended the connection, in the same read
         head_bytes_max = self._bounds.head_bytes_max
         if self._head_bytes > head_bytes_max or self._fed_bytes > head_bytes_max:  # what was fed may hold more than the head
             lines = [len(name) + len(value) + 4 for name, value in self._headers]
             if len(self._url) + sum(lines) > head_bytes_max:
-                raise _Refuse(_head_too_large(head_bytes_max))
+                raise _Refuse(head_too_large(head_bytes_max))
         call = self._call_from_head()
         self._arriving = call
         self._expect_within(self._bounds.body_timeout_ms)
         self._check_framing(call)
-        if self._answer is None:
+        if self._answer is None and not self._waiting:
             self._start(call)
         else:
             self._waiting.append(call)
@@ -255,20 +227,21 @@ class ClientConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """Some of a body."""
         call = self._arriving
+        self._got_body = True
         if call is None:
             return
         if call.received.opened:  # refused already: read on a little, so that the client sees the answer
             self._discard(len(data))
             return
         if call.body_bytes + len(data) > self._bounds.body_bytes_max:
-            raise _Refuse(_body_too_large(self._bounds.body_bytes_max))
+            raise _Refuse(body_too_large(self._bounds.body_bytes_max))
         call.add(data)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
         call, self._arriving = self._arriving, None
         self._completed = True
-        self.deadline_s = NEVER
+        self._expect_nothing()
         if call is not None:
             call.received.open(None)
         if self._answer is None:
@@ -280,14 +253,16 @@ class ClientConnection(asyncio.Protocol):
         try:
             url = httptools.parse_url(self._url)
         except httptools.HttpParserInvalidURLError:
-            raise _Refuse(_MALFORMED) from None
-        http_10 = self._parser.get_http_version() == "1.0"
+            raise _Refuse(MALFORMED) from None
+        version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise _Refuse(MALFORMED)
         return Call(
             self._parser.get_method().decode(),
             url.path or b"/",
             url.query or b"",
             self._headers,
-            http_10=http_10,
+            http_10=version == "1.0",
             keep_alive=self._parser.should_keep_alive(),
         )
 
@@ -297,21 +272,23 @@ class ClientConnection(asyncio.Protocol):
         for name, value in call.headers:
             if name == b"content-length":
                 if length is not None or not value.isdigit():
-                    raise _Refuse(_MALFORMED)
+                    raise _Refuse(MALFORMED)
                 length = value
             elif name == b"transfer-encoding":
                 chunked += 1
                 if value.strip().lower() != b"chunked":
-                    raise _Refuse(_MALFORMED)
+                    raise _Refuse(MALFORMED)
             elif name == b"host":
                 hosts += 1
         if chunked > 1 or (chunked and (length is not None or call.http_10)) or hosts > 1 or (hosts == 0 and not call.http_10):
-            raise _Refuse(_MALFORMED)
+            raise _Refuse(MALFORMED)
         if length is not None and (len(length) > 15 or int(length) > self._bounds.body_bytes_max):
-            raise _Refuse(_body_too_large(self._bounds.body_bytes_max))
-        if call.method == "CONNECT" or (self._parser.should_upgrade() and (chunked or (length or b"0") != b"0")):
+            raise _Refuse(body_too_large(self._bounds.body_bytes_max))
+        if call.method == "CONNECT":
+            raise _Refuse(MALFORMED)
+        if self._parser.should_upgrade() and (chunked or (length or b"0") != b"0"):
             # llhttp ends a message that asks for an upgrade at its head: its body would be read as the next request
-            raise _Refuse(_MALFORMED)
+            raise _Refuse(UPGRADE_WITH_BODY)
 
     def _start(self, call: Call) -> None:
         transport = self._transport
@@ -326,6 +303,8 @@ class ClientConnection(asyncio.Protocol):
             if error is not None:
                 self._broke(error)
                 answer.fail()
+            if answer.gone:
+                call.close()  # nobody was there for `_finished` to be called
 
         Steps(self._serve_call(call, answer), ended).step()
 
@@ -333,18 +312,12 @@ class ClientConnection(asyncio.Protocol):
         """An answer has gone out whole, or its connection is beyond use."""
         self._answer = self._running = None
         call.close()
-        if call is self._arriving:
-            call.received.open(_CUT)  # refused before its body was there: the rest of it is read and dropped
-        transport = self._transport
-        if transport is None:
-            return
-        if self._broken and not reusable and transport.can_write_eof():
-            transport.write_eof()  # a close with bytes unread would reset the connection, and the client lose the answer
-            self._expect_within(LINGER_MS)
-        elif not reusable or self._draining:
-            self._broken = True
-            transport.close()
-        elif call is not self._arriving:
+        still_arriving = call is self._arriving
+        if still_arriving:
+            call.received.open(CUT)  # refused before its body was there: the rest of it is read and dropped
+        if not reusable or self._draining:
+            self._close(linger=self._broken or still_arriving)
+        elif not still_arriving:
             if self._waiting or self._refusal is not None:
                 self._loop.call_soon(self._next)  # not from inside the exchange that ends here
             else:
@@ -364,7 +337,7 @@ class ClientConnection(asyncio.Protocol):
             nothing = Call("GET", b"", b"", [], http_10=False, keep_alive=False)
             Answer(nothing, transport, self._finished, close=True).refuse(refusal)
         elif self._broken:
-            transport.close()
+            self._close()
         elif self._arriving is None and not self._in_head:
             self._expect_within(self._bounds.idle_timeout_ms)
 
@@ -375,7 +348,9 @@ class ClientConnection(asyncio.Protocol):
         self._broken = True
         self._in_head = False
         arriving, self._arriving = self._arriving, None
-        if arriving is not None and not arriving.received.opened and (arriving is self._running or arriving in self._waiting):
+        if arriving is not None and arriving.received.opened:
+            self._close(linger=True)  # it has its answer
+        elif arriving is not None and (arriving is self._running or arriving in self._waiting):
             arriving.received.open(error)  # its own exchange answers
         else:
             self._refusal = error
@@ -389,7 +364,26 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
 
     def _expect_within(self, timeout_ms: int) -> None:
-        self.deadline_s = self._loop.time() + timeout_ms / 1000
+        if not self._held and not self._leaving:
+            self.deadline_s = self._loop.time() + timeout_ms / 1000
+
+    def _expect_nothing(self) -> None:
+        if not self._held and not self._leaving:
+            self.deadline_s = NEVER
+
+    def _close(self, *, linger: bool = False) -> None:
+        """Read no further, and close once what was written has gone; within a bounded time, whatever the client does."""
+        self._broken = True
+        transport = self._transport
+        if transport is None or self._leaving:
+            return
+        linger = linger and transport.can_write_eof()
+        if linger:
+            transport.write_eof()  # a close with bytes unread would reset the connection, and the client lose the answer
+        else:
+            transport.close()
+        self._leaving = True
+        self.deadline_s = self._loop.time() + (LINGER_MS if linger else self._bounds.write_timeout_ms) / 1000
 
     def abort(self) -> None:
         """Break off whatever runs: the deadline of a drain has passed."""
@@ -399,5 +393,7 @@ class ClientConnection(asyncio.Protocol):
     def drain(self) -> None:
         """Take no further request: idle connections close now, busy ones after their answer."""
         self._draining = True
-        if self._answer is None and self._transport is not None:
-            self._transport.close()
+        if self._answer is None:
+            self._close()
+        else:
+            self._answer.be_last()

@@ -1,0 +1,51 @@
+"""All clients that are connected now, for the drain at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Protocol
+
+
+class Connection(Protocol):
+    """What draining asks of one."""
+
+    def drain(self) -> None:
+        """Take no further request."""
+
+    def abort(self) -> None:
+        """Break off whatever runs."""
+
+
+class OpenConnections:
+    """The clients that are connected now."""
+
+    def __init__(self) -> None:
+        self._open: set[Connection] = set()
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, connection: Connection) -> None:
+        """It has connected."""
+        self._open.add(connection)
+        self._none_left.clear()
+
+    def remove(self, connection: Connection) -> None:
+        """It has left."""
+        self._open.discard(connection)
+        if not self._open:
+            self._none_left.set()
+
+    async def drain(self, timeout_ms: int) -> None:
+        """Let what runs come to its end; break off what has not after this time."""
+        for connection in list(self._open):
+            connection.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._none_left.wait()
+        for connection in list(self._open):
+            connection.abort()
+        await self._none_left.wait()
