@@ -16,6 +16,7 @@ EVENT_BYTES_MAX = 4_194_304
 ANSWER_BYTES_MAX = 33_554_432
 
 _EVENT_END = re.compile(rb"\n\r?\n")
+_EVENT_END_INSIDE = re.compile(rb"(?<=[^\r\n])" + _EVENT_END.pattern)  # where looking from anywhere finds what looking from the start does
 _END_BYTES_MAX = 3
 
 
@@ -154,21 +155,8 @@ class StreamObserver(ABC):
             return self._pass_partial()
         end = max(last_lf + 2, last_crlf + 3) if last_crlf >= 0 else last_lf + 2
         passed: list[bytes] = []
-        block = bytes(tail[:end])
-        bulk = self._bulk(block) if self._flowing and end <= self._event_bytes_max else None
-        if bulk is not None:
-            passed.append(bulk)
-            del tail[:end]
-        else:
-            start = 0
-            for found in _EVENT_END.finditer(block):
-                event = block[start : found.end()]
-                edited = self._checked_event(event)
-                if self.ended:
-                    break
-                start = found.end()
-                passed.append(edited)
-            del tail[:start]
+        taken = self._walk(bytes(tail[:end]), passed)
+        del tail[:taken]
         out = b"".join(passed)
         sent, self._sent = self._sent, 0
         if not self.ended:
@@ -177,6 +165,29 @@ class StreamObserver(ABC):
         self._held = bytes(tail[max(0, sent - len(out)) :])
         tail.clear()
         return out[sent:]
+
+    def _walk(self, block: bytes, passed: list[bytes]) -> int:
+        """Take the events of a block up to the terminal one; how many bytes that was.
+
+        What cannot go in bulk is halved: of a burst with few events that matter, only these are looked at one by one.
+        """
+        bulk = self._bulk(block) if self._flowing and len(block) <= self._event_bytes_max else None
+        if bulk is not None:
+            passed.append(bulk)
+            return len(block)
+        found = _EVENT_END_INSIDE.search(block, len(block) // 2)
+        if found is None or found.end() == len(block):
+            found = _EVENT_END.search(block)
+        if found is None:
+            return 0  # one line end too many behind the last event: it begins the next
+        if found.end() == len(block):
+            edited = self._checked_event(block)
+            if self.ended:
+                return 0
+            passed.append(edited)
+            return len(block)
+        taken = self._walk(block[: found.end()], passed)
+        return taken if self.ended else taken + self._walk(block[found.end() :], passed)
 
     def _checked_event(self, event: bytes) -> bytes:
         if len(event) > self._event_bytes_max:
