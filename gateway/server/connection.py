@@ -212,8 +212,8 @@ class ClientConnection(asyncio.Protocol):
             return  # behind an answer that ended the connection, in the same read
         head_bytes_max = self._bounds.head_bytes_max
         if self._head_bytes > head_bytes_max or self._fed_bytes > head_bytes_max:  # what was fed may hold more than the head
-            lines = [len(name) + len(value) + 4 for name, value in self._headers]
-            if len(self._url) + sum(lines) > head_bytes_max:
+            line_bytes = len(self._parser.get_method()) + len(self._url) + len("  HTTP/1.1\r\n\r\n")
+            if line_bytes + sum([len(name) + len(value) + 4 for name, value in self._headers]) > head_bytes_max:
                 raise _Refuse(head_too_large(head_bytes_max))
         call = self._call_from_head()
         self._arriving = call
