@@ -231,7 +231,7 @@ def test_what_h11_writes_is_read_as_it_was_meant_however_it_is_cut(
             assert (await line.answer(to_head=method == "HEAD")).status == 200
             served = door.served[0]
             assert (served.method, served.body) == (method, b"".join(body))
-            assert served.path.decode() + ("?" + served.query.decode() if served.query else "") == (target + query).removesuffix("?")
+            assert served.path.decode() + ("?" + served.query.decode() if served.query else "") == target + ("" if query == "?" else query)
             assert [pair for pair in served.headers if pair[0].startswith(b"x-")] == [(key.lower().encode(), text) for key, text in headers]
 
     house.run(test)
