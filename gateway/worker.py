@@ -84,7 +84,7 @@ class Worker:
             if kept is None or kept.account != account:
                 pools[account.name] = Pool(account, self._loop, self._deadlines)
                 if kept is not None:
-                    kept.close_idle(all_of_them=True)
+                    kept.retire()
         self.house.facts = facts
         if self._server is None and not self.drained.is_set():
             await self._serve(facts.snapshot.settings.proxy)

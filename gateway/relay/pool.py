@@ -41,6 +41,7 @@ class Pool:
         self._waiting: deque[Gate[None]] = deque()
         self._connecting: set[asyncio.Task[Upstream]] = set()
         self._open = 0
+        self._retired = False
 
     @property
     def idle(self) -> int:
@@ -70,10 +71,10 @@ class Pool:
 
     def release(self, upstream: Upstream) -> None:
         """Take a connection back, reusable or not."""
-        if upstream.let_go():
+        if upstream.let_go() and not self._retired:
             self._idle.append(upstream)
         else:
-            self._open -= 1
+            self._drop(upstream)
         if self._waiting:
             self._waiting.popleft().open(None)
 
@@ -86,6 +87,11 @@ class Pool:
                 self._drop(upstream)
             else:
                 self._idle.append(upstream)
+
+    def retire(self) -> None:
+        """Another pool has taken this one's place: keep nothing; what is busy goes when it comes back."""
+        self._retired = True
+        self.close_idle(all_of_them=True)
 
     def _drop(self, upstream: Upstream) -> None:
         self._open -= 1

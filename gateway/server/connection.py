@@ -296,8 +296,6 @@ class ClientConnection(asyncio.Protocol):
             return
         self._running = call
         self._answer = answer = Answer(call, transport, self._finished, close=self._draining)
-        if not call.http_10 and not call.received.opened and (call.header(b"expect") or b"").lower() == b"100-continue":
-            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
         def ended(error: BaseException | None) -> None:
             if error is not None:
@@ -307,6 +305,8 @@ class ClientConnection(asyncio.Protocol):
                 call.close()  # nobody was there for `_finished` to be called
 
         Steps(self._serve_call(call, answer), ended).step()
+        if self._answer is answer and not call.received.opened and (call.header(b"expect") or b"").lower() == b"100-continue":
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # its head was not refused: the body is wanted
 
     def _finished(self, call: Call, *, reusable: bool) -> None:
         """An answer has gone out whole, or its connection is beyond use."""
