@@ -16,7 +16,7 @@ from gateway.relay.deadlines import NEVER, Deadlines
 from gateway.relay.gate import Steps
 from gateway.server.answer import Answer
 from gateway.server.open_connections import OpenConnections
-from gateway.server.refusals import CUT, MALFORMED, TOO_SLOW, UPGRADE_WITH_BODY, body_too_large, head_too_large
+from gateway.server.refusals import CUT, FAILED, MALFORMED, TOO_SLOW, UPGRADE_WITH_BODY, body_too_large, head_too_large
 
 PIPELINED_MAX = 32  # requests read ahead on one connection; further ones wait in the socket
 DISCARDED_BYTES_MAX = 8_388_608  # of what was refused, read and dropped so that the client sees the answer
@@ -112,7 +112,10 @@ class ClientConnection(asyncio.Protocol):
             if rest := data[upgrade.args[0] :]:
                 self.data_received(rest)
         except httptools.HttpParserCallbackError as error:
-            self._refuse(error.__context__.error if isinstance(error.__context__, _Refuse) else MALFORMED)
+            why = error.__context__
+            if not isinstance(why, _Refuse):
+                self._broke(why or error)  # ours: no room to spool a body, say
+            self._refuse(why.error if isinstance(why, _Refuse) else FAILED)
         except httptools.HttpParserError:
             self._refuse(MALFORMED)
         if self._in_head:
@@ -305,8 +308,9 @@ class ClientConnection(asyncio.Protocol):
                 call.close()  # nobody was there for `_finished` to be called
 
         Steps(self._serve_call(call, answer), ended).step()
-        if self._answer is answer and not call.received.opened and (call.header(b"expect") or b"").lower() == b"100-continue":
-            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # its head was not refused: the body is wanted
+        body_wanted = self._answer is answer and not call.received.opened and not call.http_10  # not refused by its head
+        if body_wanted and (call.header(b"expect") or b"").lower() == b"100-continue":
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _finished(self, call: Call, *, reusable: bool) -> None:
         """An answer has gone out whole, or its connection is beyond use."""

@@ -10,6 +10,7 @@ MALFORMED = ApiError(
 UPGRADE_WITH_BODY = ApiError(
     400, "invalid_request_error", "An upgrade was offered in a request with a body. Send it as plain HTTP/1.1.", close=True
 )
+FAILED = ApiError(500, "server_error", "The gateway failed to take this request. It was logged; try again.", close=True)
 CUT = ApiError(400, "invalid_request_error", "The request ended before its body was whole. Send it again.", close=True)
 TOO_SLOW = ApiError(408, "invalid_request_error", "The request did not arrive in time. Send it again, without pauses.", close=True)
 
