@@ -130,12 +130,12 @@ class SqliteQuestions:
 
     def owner_of(self, answer_id: str) -> str | None:
         """The team whose call made this answer."""
-        rows = self._rows("SELECT team FROM answers WHERE answer_id = ?", (answer_id,))
+        rows = self._rows("SELECT team FROM answers JOIN entries ON id = entry WHERE answers.answer_id = ?", (answer_id,))
         return str(rows[0][0]) if rows else None
 
     def by_answer_id(self, answer_id: str) -> Entry | None:
         """The effective entry of the call that made this answer."""
-        rows = self._rows("SELECT exchange_id FROM answers WHERE answer_id = ?", (answer_id,))
+        rows = self._rows("SELECT exchange_id FROM answers JOIN entries ON id = entry WHERE answers.answer_id = ?", (answer_id,))
         return self.effective(rows[0][0]) if rows else None
 
     def open_intents(self, worker: str, boot_max: int | None = None) -> list[OpenIntent]:

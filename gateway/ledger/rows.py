@@ -18,7 +18,7 @@ CONTENT_COLUMNS = (
     "outcome", "ask_tokens", "streamed", "answer_id", "body_bytes", "marks",
 )  # fmt: skip
 COLUMNS = (*CONTENT_COLUMNS, "revision", "origin")
-INSERT_ENTRY = f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+INSERT_ENTRY = f"INSERT INTO entries ({', '.join(COLUMNS)}, id) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
 ENTRY_KEYS = (
     "exchange_id", "session_id", "team", "key", "account", "endpoint", "model_asked", "model_served", "service_tier",
     "usage", "details", "usage_source", "cost_picousd", "price_version", "status", "error_code",

@@ -18,6 +18,7 @@ EFFECTIVE = """NOT EXISTS (SELECT 1 FROM entries AS later
 MIGRATIONS = (
     """
     CREATE TABLE entries (
+        id INTEGER PRIMARY KEY,
         exchange_id TEXT NOT NULL, session_id TEXT, team TEXT NOT NULL, key TEXT NOT NULL, account TEXT NOT NULL,
         endpoint TEXT NOT NULL, model_asked TEXT, model_served TEXT, service_tier TEXT,
         usage TEXT NOT NULL, details TEXT NOT NULL, usage_source TEXT NOT NULL,
@@ -63,8 +64,9 @@ MIGRATIONS = (
         UNIQUE (kind, subject)
     );
     CREATE TABLE answers (
-        answer_id TEXT PRIMARY KEY, team TEXT NOT NULL, exchange_id TEXT NOT NULL, admitted_at_us INTEGER NOT NULL
-    ) WITHOUT ROWID;
+        answer_id TEXT PRIMARY KEY,
+        entry INTEGER NOT NULL          -- the first that named it: whose team made it. By id and not by name, since this
+    ) WITHOUT ROWID;                    -- is the one index written in random order: half its width is a third off every fold
     CREATE TABLE versions (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL);
     INSERT INTO versions VALUES (1, 0);
     """,

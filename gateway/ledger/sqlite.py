@@ -38,10 +38,12 @@ class _Version(msgspec.Struct):
 class _Work:
     """One fold in the making: what is known of the batch's exchanges, and what becomes of them."""
 
-    def __init__(self, known: dict[str, list[_Version]]) -> None:
+    def __init__(self, known: dict[str, list[_Version]], last_id: int) -> None:
         self.known = known
+        self.last_id = last_id
         self.delta = Delta()
         self.rows: list[Content] = []
+        self.answers: list[tuple[str, int]] = []
         self.new: list[Entry] = []
         self.superseding: list[Superseding] = []
         self.duplicates: list[Entry] = []
@@ -56,7 +58,7 @@ class _Work:
         versions = self.known.get(entry.exchange_id)
         if versions is None:
             self.known[entry.exchange_id] = [_Version(1, origin, content)]
-            self.rows.append((*content, 1, origin))
+            self._add_row(entry, content, 1, origin)
             self.new.append(entry)
             self.delta.add(entry)
             return
@@ -68,10 +70,16 @@ class _Work:
             return
         old = entry_of(last.content)
         versions.append(_Version(last.revision + 1, origin, content))
-        self.rows.append((*content, last.revision + 1, origin))
+        self._add_row(entry, content, last.revision + 1, origin)
         self.superseding.append(Superseding(old, entry))
         self.delta.add(old, -1)
         self.delta.add(entry)
+
+    def _add_row(self, entry: Entry, content: Content, revision: int, origin: Origin) -> None:
+        self.last_id += 1
+        self.rows.append((*content, revision, origin, self.last_id))
+        if entry.answer_id:
+            self.answers.append((entry.answer_id, self.last_id))
 
 
 class SqliteLedger(SqliteQuestions):
@@ -167,12 +175,13 @@ class SqliteLedger(SqliteQuestions):
     # -- inside a transaction ---------------------------------------------------------------------------------------------
 
     def _take(self, entries: Sequence[Entry], origin: Origin) -> Folded:
-        work = _Work(self._known(entries))
+        work = _Work(self._known(entries), self._one("SELECT coalesce(max(id), 0) FROM entries"))
         for entry in entries:
             work.take(entry, origin)
         if work.rows:
             self._database.executemany(INSERT_ENTRY, work.rows)
-            self._remember_answers([*work.new, *(change.new for change in work.superseding)])
+            # Sorted, so that neighbours in the index are written together. The first to name an answer keeps it.
+            self._database.executemany("INSERT INTO answers (answer_id, entry) VALUES (?, ?) ON CONFLICT DO NOTHING", sorted(work.answers))
             self._rollups.apply(work.delta)
             self._database.execute("UPDATE versions SET version = version + 1")
         for entry in work.duplicates:
@@ -190,17 +199,6 @@ class SqliteLedger(SqliteQuestions):
         for revision, origin, *content in rows:
             known.setdefault(content[0], []).append(_Version(revision, origin, tuple(content)))
         return known
-
-    def _remember_answers(self, entries: Sequence[Entry]) -> None:
-        """Who made an answer. A call that is not billed only fetched it: its entry may come before the maker's."""
-        self._database.executemany(
-            "INSERT INTO answers (answer_id, team, exchange_id, admitted_at_us) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            [
-                (entry.answer_id, entry.team, entry.exchange_id, entry.admitted_at_us)
-                for entry in entries
-                if entry.answer_id and entry.usage_source != "not_billed"
-            ],
-        )
 
     def _keep_intents(self, worker: str, boot: int, intents: Iterable[Intent]) -> None:
         self._database.executemany(
@@ -224,7 +222,10 @@ class SqliteLedger(SqliteQuestions):
         return Position(*row) if row else Position(-1, 0, 0, 0)
 
     def _version(self) -> int:
-        return int(self._database.execute("SELECT version FROM versions").fetchone()[0])
+        return self._one("SELECT version FROM versions")
+
+    def _one(self, sql: str) -> int:
+        return int(self._database.execute(sql).fetchone()[0])
 
     def _transaction(self, work: Callable[[], Result]) -> Result:
         """Run `work` whole or not at all."""
