@@ -118,6 +118,7 @@ def _usage(job: Job, observed: Observed | None, status: int | None, *, complete:
         billable=kind is Kind.METERED,
         reasoning=job.card.reasoning if job.card else True,
         streamed=job.streams,
+        background=job.body is not None and job.body.background,
     )
 
 

@@ -6,6 +6,7 @@ from gateway.metering.answers import Observed
 from gateway.units import INPUT_METERS, Meter, Usage, UsageSource
 
 _NOT_YET = frozenset({"queued", "in_progress"})
+_ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
 
 
 def usage_at_end(
@@ -17,15 +18,17 @@ def usage_at_end(
     billable: bool,
     reasoning: bool,
     streamed: bool,
+    background: bool = False,
 ) -> tuple[Usage, UsageSource]:
     """Usage to book, and how it is known. Total.
 
-    `status` is OpenAI's (None: no answer came), `complete` that the answer came whole, terminal event included. The first that fits:
+    `status` is OpenAI's (None: no answer came), `complete` that the answer came whole, terminal event included, `background` that
+    the response goes on without its connection. The first that fits:
 
     - the endpoint bills nothing: nothing, not_billed
     - no answer came: the ask, unknown (it may have been served all the same)
     - OpenAI refused (400 and above): nothing, not_billed (reference/usage-and-pricing.md rule 2.13)
-    - a background response that is not done: the ask, unknown; its usage comes later and supersedes this
+    - a background response that is not done, its stream cut or not: the ask, unknown; its usage comes later and supersedes this
     - usage was reported: that, reported. Also of failed, cancelled and cut answers
     - what was reported cannot be trusted: the ask, unknown
     - a response that failed and reports none: nothing, not_billed (as reference/realtime.md 6.1 says of such responses).
@@ -39,7 +42,9 @@ def usage_at_end(
         return ask, "unknown"
     if status >= 400:
         return {}, "not_billed"
-    if observed.answer_status in _NOT_YET and complete:
+    if observed.answer_status in _NOT_YET and complete and observed.error_code is None:
+        return ask, "unknown"
+    if background and observed.answer_status not in _ENDED:
         return ask, "unknown"
     if observed.usage is not None:
         return observed.usage, "reported"

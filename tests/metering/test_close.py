@@ -16,6 +16,7 @@ SEEN_7 = {Meter.INPUT_TEXT: 100, Meter.OUTPUT_TEXT: 7}
 WHOLE = {"status": 200, "complete": True, "billable": True, "reasoning": False, "streamed": False}
 STREAM = WHOLE | {"streamed": True}
 CUT = STREAM | {"complete": False}
+BACKGROUND = {"background": True}
 
 ENDS = [
     pytest.param(Observed(usage=USED), WHOLE, (USED, "reported"), id="usage"),
@@ -45,6 +46,18 @@ ENDS = [
     pytest.param(Observed(answer_status="queued"), WHOLE, (ASK, "unknown"), id="queued"),
     pytest.param(Observed(answer_status="in_progress"), WHOLE, (ASK, "unknown"), id="in the background"),
     pytest.param(Observed(usage=USED, answer_status="in_progress"), WHOLE, (ASK, "unknown"), id="usage that is not final"),
+    pytest.param(
+        Observed(emitted_tokens=7, answer_status="in_progress", error_code="x"), STREAM, (SEEN_7, "estimated"), id="a response that broke"
+    ),
+    pytest.param(Observed(answer_status="in_progress"), CUT | BACKGROUND, (ASK, "unknown"), id="cut, and goes on in the background"),
+    pytest.param(Observed(), CUT | BACKGROUND, (ASK, "unknown"), id="cut before its first event, and goes on in the background"),
+    pytest.param(
+        Observed(answer_status="in_progress", error_code="x"),
+        STREAM | BACKGROUND,
+        (ASK, "unknown"),
+        id="broke, and goes on in the background",
+    ),
+    pytest.param(Observed(usage=USED, answer_status="completed"), STREAM | BACKGROUND, (USED, "reported"), id="done in the background"),
     pytest.param(Observed(answer_status="failed", error_code="x"), STREAM, ({}, "not_billed"), id="a failed response without usage"),
     pytest.param(Observed(answer_status="cancelled"), WHOLE, (ASK, "unknown"), id="a cancelled response without usage"),
 ]
