@@ -17,7 +17,7 @@ from gateway.config.files import Reader
 from gateway.config.gateway_file import AccountSection, GatewayFile, TlsSection
 from gateway.config.problems import Findings, KeyPath, Source
 from gateway.config.proxy_of_environment import is_loopback, proxy_of
-from gateway.config.snapshot import Account, AdminSettings, EstimateSettings, ProxySettings, Secret, Settings, Tls
+from gateway.config.snapshot import Account, AdminSettings, EstimateSettings, Listen, ProxySettings, Secret, Settings, Tls
 from gateway.config.watch import Stamps, stamp_of
 
 Purpose = Literal["check", "serve", "demo"]
@@ -62,7 +62,7 @@ class SettingsReader:
                 connections_max=proxy.connections_max,
             ),
             admin=AdminSettings(listen=admin.listen, token=token),
-            accounts=tuple(self._account(name, account) for name, account in file.accounts.items()),
+            accounts=tuple(self._account(name, account, proxy.listen) for name, account in file.accounts.items()),
             workers=file.workers,
             store_url=file.limits.store,
             on_store_error=file.limits.on_store_error,
@@ -84,7 +84,7 @@ class SettingsReader:
     def _refuse(self, path: KeyPath, message: str, allowed: str) -> None:
         self.findings.add(self.source, path, message, allowed=allowed)
 
-    def _account(self, name: str, section: AccountSection) -> Account:
+    def _account(self, name: str, section: AccountSection, listen: Listen) -> Account:
         path: KeyPath = ("accounts", name)
         key = self._secret((*path, "api_key"), section.api_key)
         parts = urlsplit(section.base_url)
@@ -94,6 +94,9 @@ class SettingsReader:
         if parts.scheme == "http" and not local:
             message = "sends the account's key unencrypted; use https:// where the network is not your own"
             self.findings.add(self.source, (*path, "base_url"), message, severity="warning")
+        if local and listen.port and parts.port == listen.port:  # OPENAI_BASE_URL set for an application, in the gateway's own shell
+            message = "is this gateway's own address (proxy.listen), so no call would ever reach OpenAI"
+            self.findings.add(self.source, (*path, "base_url"), message, show=True)
         if not parts.path.endswith("/v1"):
             message = "does not end in /v1, where OpenAI's API is"
             self.findings.add(self.source, (*path, "base_url"), message, show=True, severity="warning")

@@ -178,6 +178,13 @@ ADDRESS = "an address is written as host:port, [::1]:port or unix:/path"
 GATEWAYS = {
     "no accounts": ("workers: 1\n", [f"{G}:1: accounts: is missing"]),
     "an empty mapping of accounts": ("accounts: {}\n", [f"{G}:1: accounts: must have at least 1 of them"]),
+    "an account that is the gateway itself": (
+        "proxy: {listen: 127.0.0.1:8080}\naccounts:\n  openai:\n    base_url: http://localhost:8080/v1\n",
+        [
+            f"{G}:4: accounts.openai.base_url: is this gateway's own address (proxy.listen), so no call would ever reach OpenAI, "
+            "found 'http://localhost:8080/v1'"
+        ],
+    ),
     "several workers": (
         A + "workers: 2\n",
         [f"{G}:4: workers: 2 workers need a limits store they share, and this version has only the memory store of one worker; allowed: 1"],
