@@ -68,7 +68,7 @@ class Bookkeeper:
         self._ledger: Ledger | None = None
         self._journals: dict[str, _Journal] = {}
         self._late: dict[str, Entry] = {}  # by answer id: seen, and its making call is not in the ledger yet
-        self._late_due: set[str] = set()  # of these, the ones whose making call has come
+        self._late_due: dict[str, str] = {}  # of these, the exchange that made the answer, once it has come
 
     def prepare(self) -> None:
         """Open the ledger, if it is not open. LedgerError when it cannot be had now."""
@@ -123,6 +123,10 @@ class Bookkeeper:
         for event in ledger.events(LATE_EVENT, self._now_us() - LATE_KEPT_US, LATE_WAITING_MAX):
             seen = msgspec.json.decode(str(event.facts["entry"]), type=Entry)
             self._supersede_or_wait(ledger, seen)
+        if self._late:  # the making call may be there under the id of a call that only fetched its answer
+            for shown in ledger.entries({"usage_source": "unknown"}, self._now_us() - LATE_KEPT_US):
+                if shown["answer_id"] in self._late:
+                    self._late_due[shown["answer_id"]] = shown["exchange_id"]
         for shown in ledger.entries(limit=LEARN_FROM_ENTRIES):
             self.learned.learn(_learnable(shown), self.facts)
 
@@ -167,7 +171,7 @@ class Bookkeeper:
             self._metrics.observe(entry)
             self.learned.learn(entry, facts)
             if entry.answer_id in self._late and entry.usage_source != "not_billed":
-                self._late_due.add(entry.answer_id)
+                self._late_due[entry.answer_id] = entry.exchange_id
         for change in folded.superseding:
             self._metrics.observe(change.new, supersedes=change.old)
         records.child("written").inc(len(folded.new) + len(folded.superseding))
@@ -198,25 +202,29 @@ class Bookkeeper:
         """Correct the entry that made this answer. True: there is none yet, and it is waited for."""
         assert seen.answer_id is not None
         original = ledger.by_answer_id(seen.answer_id)
-        if original is None:
+        if original is None or original.usage_source == "not_billed":  # the first to name an answer may only have fetched it
             if len(self._late) >= LATE_WAITING_MAX:
                 dropped = next(iter(self._late))
                 del self._late[dropped]
-                self._late_due.discard(dropped)
+                self._late_due.pop(dropped, None)
                 _log.warning("late_usage_dropped", answer_id=dropped)
             self._late[seen.answer_id] = seen
             return True
+        self._supersede(ledger, original, seen)
+        return False
+
+    def _supersede_due(self, ledger: Ledger) -> None:
+        for answer_id, exchange_id in tuple(self._late_due.items()):
+            original = ledger.effective(exchange_id)
+            if original is not None:
+                self._supersede(ledger, original, self._late[answer_id])
+            del self._late[answer_id], self._late_due[answer_id]
+
+    def _supersede(self, ledger: Ledger, original: Entry, seen: Entry) -> None:
         correction = revised(original, seen, self.facts)
         if correction is not None:
             self._effective(ledger.supersede(correction))
             self._families.late_usage.child().inc()
-        return False
-
-    def _supersede_due(self, ledger: Ledger) -> None:
-        for answer_id in tuple(self._late_due):
-            if not self._supersede_or_wait(ledger, self._late[answer_id]):
-                del self._late[answer_id]
-            self._late_due.discard(answer_id)
 
     def _tell_gaps(self, ledger: Ledger, journal: _Journal, batch: Batch) -> None:
         """Records that are lost: an alarm in the log, a metric, an event, and a line of /readyz."""

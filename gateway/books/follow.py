@@ -48,7 +48,8 @@ class Follower:
         self._waiting.append(done)
         self._wake.set()
         try:
-            return await asyncio.wait_for(done, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await done
         except TimeoutError:
             return False
 
@@ -83,7 +84,8 @@ class Follower:
 
     async def _pause(self, pause_s: float) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), pause_s)
+            async with asyncio.timeout(pause_s):
+                await self._wake.wait()
         except TimeoutError:
             pass
         if self.state == "ok":

@@ -54,7 +54,8 @@ class Configuration:
         """Look once a second, and whenever `reload_now` is set, for ever."""
         while True:
             try:
-                await asyncio.wait_for(reload_now.wait(), WATCH_EVERY_S)
+                async with asyncio.timeout(WATCH_EVERY_S):
+                    await reload_now.wait()
             except TimeoutError:
                 if not changed_since(self._stamps, await self._look()):
                     continue

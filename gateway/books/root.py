@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -36,6 +37,8 @@ from gateway.ledger.sqlite import SqliteLedger
 from gateway.metrics import EntryMetrics, Families, LiveMetrics
 
 BAD_CONFIGURATION = 2  # exit status: starting again would not help
+ALREADY_KEPT = 3  # exit status: other books hold these journals
+ALONE_WAIT_S = 30.0  # more than books take to drain
 LIMITS_EVERY_S = 5.0
 TEACH_EVERY_S = 10.0
 LEDGER_BUSY_MS = 1_000  # a locked ledger is a state with a name, and tried again; not a thread that hangs
@@ -143,7 +146,7 @@ class Books:
 
 
 async def run_books(options: BooksOptions, env: Mapping[str, str], stop: asyncio.Event | None = None) -> int:
-    """Keep the books until SIGTERM, SIGINT or `stop`. The exit status: 0, or BAD_CONFIGURATION with the problems on stderr.
+    """Keep the books until SIGTERM, SIGINT or `stop`. The exit status: 0, ALREADY_KEPT, or BAD_CONFIGURATION with the problems on stderr.
 
     SIGHUP reads the configuration again. At the end the journals are read to their end, for at most `follow.DRAIN_S`.
     """
@@ -152,8 +155,10 @@ async def run_books(options: BooksOptions, env: Mapping[str, str], stop: asyncio
         sys.stderr.writelines(f"{problem.text()}\n" for problem in loaded)
         return BAD_CONFIGURATION
     stop, reload_now = stop or asyncio.Event(), asyncio.Event()
-    _on_signals({signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload_now})
     async with AsyncExitStack() as stack:
+        _on_signals(stack, {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload_now})
+        if not await _be_alone(stack, Path(loaded.settings.journal_folder), stop):
+            return ALREADY_KEPT
         books = Books(options, env, loaded)
         stack.callback(books.thread.shutdown)
         stack.push_async_callback(_in_thread, books.thread, books.bookkeeper.close)
@@ -196,10 +201,32 @@ async def _open_admin(stack: AsyncExitStack, books: Books, admin_fd: int | None,
     await site.start()
 
 
-def _on_signals(events: Mapping[signal.Signals, asyncio.Event]) -> None:
+def _on_signals(stack: AsyncExitStack, events: Mapping[signal.Signals, asyncio.Event]) -> None:
     loop = asyncio.get_running_loop()
     for number, event in events.items():
         loop.add_signal_handler(number, event.set)
+        stack.callback(loop.remove_signal_handler, number)
+
+
+async def _be_alone(stack: AsyncExitStack, folder: Path, stop: asyncio.Event) -> bool:
+    """Hold the lock of the books over these journals: of two, each would delete segments that the other has yet to read.
+
+    Waits for books that are closing; False when they do not.
+    """
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    lock = os.open(folder / "books.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    stack.callback(os.close, lock)
+    deadline_s = time.monotonic() + ALONE_WAIT_S
+    while not stop.is_set():
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                _log.error("books_kept_already", folder=str(folder))
+                return False
+        await asyncio.sleep(0.1)
+    return False
 
 
 async def _in_thread(thread: ThreadPoolExecutor, work: Callable[[], None]) -> None:

@@ -149,17 +149,20 @@ class WorkerLink:
     async def _ask(self, message: msgspec.Struct, answer: asyncio.Future[Answer], timeout_ms: int) -> Answer:
         self._send(message)
         try:
-            return await asyncio.wait_for(answer, timeout_ms / 1000)
+            async with asyncio.timeout(timeout_ms / 1000):  # never wait_for: on Python 3.11 it can swallow a cancel
+                return await answer
         except (TimeoutError, ChannelLost) as error:
             raise WorkerAway(str(error) or f"worker {self.worker} did not answer in {timeout_ms} ms") from error
 
     async def _live(self) -> None:
         """One connection from hello to its end. Raises ChannelLost, OSError, TimeoutError."""
-        reader, writer = await asyncio.wait_for(asyncio.open_unix_connection(str(self._path)), HELLO_TIMEOUT_S)
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(str(self._path))
         channel = Channel(reader, writer, _UP, messages.UP_BYTES_MAX, messages.DOWN_BYTES_MAX)
         try:
             channel.send(Attach(os.getpid()))
-            hello = await asyncio.wait_for(channel.receive(), HELLO_TIMEOUT_S)
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                hello = await channel.receive()
             if not isinstance(hello, Hello):
                 raise ChannelLost("the first message was not hello")
             self.hello, self.report, self.taken_version, self.problem = hello, None, None, None

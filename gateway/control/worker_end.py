@@ -102,7 +102,8 @@ class WorkerControl:
         self._owners[request_id] = answer
         try:
             self._books.send(AskOwner(request_id, answer_id[: messages.TEXT_CHARS_MAX]))
-            found = await asyncio.wait_for(answer, timeout_ms / 1000)
+            async with asyncio.timeout(timeout_ms / 1000):
+                found = await answer
         except (ChannelLost, TimeoutError) as error:
             raise BooksAway(str(error) or "no answer in time") from error
         finally:
@@ -131,7 +132,8 @@ class WorkerControl:
             channel.close()
 
     async def _serve(self, channel: Channel[messages.Down]) -> None:
-        first = await asyncio.wait_for(channel.receive(), ATTACH_TIMEOUT_S)
+        async with asyncio.timeout(ATTACH_TIMEOUT_S):
+            first = await channel.receive()
         if not isinstance(first, messages.Attach):
             raise ChannelLost("the first message was not attach")
         if self._books is not None:

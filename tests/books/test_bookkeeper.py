@@ -153,6 +153,19 @@ def test_late_usage_survives_books_that_die_before_the_call_is_read(desk: Desk, 
     assert_corrected(desk)
 
 
+def test_late_usage_survives_books_that_die_between_the_call_and_its_correction(desk: Desk, place: Any, intent: Any, entry: Any) -> None:
+    with JournalWriter(place.journal, "w0") as first, JournalWriter(place.journal, "w1") as second:
+        write(second, intent, fetched(entry, 2))
+        desk.read("w1")
+        write(first, intent, queued(entry, 1))
+        desk.fail_next.add("supersede")
+        with pytest.raises(LedgerUnavailable):
+            desk.read("w0")
+        desk.kill()
+        desk.read("w0")
+    assert_corrected(desk)
+
+
 @pytest.mark.parametrize("away", ["add_events", "fold", "supersede"])
 @pytest.mark.parametrize("killed", [False, True], ids=["the books live on", "the books die"])
 def test_late_usage_survives_a_ledger_that_goes_away_at_any_step(

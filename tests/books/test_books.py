@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 
 from gateway.books import BooksOptions, run_books
+from gateway.books.reloading import Configuration
+from gateway.config.load import Loaded, load
+from gateway.control import WorkerLink, control_path
+from gateway.metrics import EntryMetrics, Families, LiveMetrics
 from gateway.units import Meter
 
 Run = Callable[[Awaitable[None]], None]
@@ -203,6 +207,54 @@ def test_a_configuration_that_is_bad_at_the_start_ends_the_books_with_its_proble
     run(story())
     said = capsys.readouterr().err
     assert "voice.yaml:2: tier" in said
+
+
+def test_books_that_are_kept_already_are_waited_for(place: Any, run: Run) -> None:
+    async def story() -> None:
+        second_stop = asyncio.Event()
+        async with place.books() as admin:
+            second = asyncio.create_task(run_books(BooksOptions(str(place.root / "config")), {}, second_stop))
+            assert (await admin.ready())[1]["ledger"] == "ok ok"
+            assert not second.done()
+            second_stop.set()
+            assert await second == 3
+
+    run(story())
+
+
+def test_what_was_learned_reaches_the_workers(place: Any, run: Run) -> None:
+    async def story() -> None:
+        loaded = load(place.root / "config", {})
+        assert isinstance(loaded, Loaded)
+        families = Families(100)
+        live = LiveMetrics(families, EntryMetrics(families, 100))
+        links: list[WorkerLink] = []
+        configuration = Configuration(place.root / "config", {}, "check", loaded, lambda: links, lambda _: None, live)
+        connected: asyncio.Queue[WorkerLink] = asyncio.Queue()
+
+        class Handlers:
+            async def on_connected(self, link: WorkerLink) -> None:
+                await connected.put(link)
+
+            def on_report(self, link: WorkerLink, report: Any) -> None:
+                pass
+
+            async def owner_of(self, answer_id: str) -> tuple[str | None, bool]:
+                return None, False
+
+        async with place.worker() as worker:
+            links.append(WorkerLink("w0", control_path(place.journal, "w0"), Handlers()))
+            task = asyncio.create_task(links[0].run())
+            await configuration.greet(await connected.get())
+            await configuration.teach({"voice\0gpt-4o\0responses": 640}, {})
+            await configuration.teach({"voice\0gpt-4o\0responses": 640}, {})
+            assert [snapshot.learned_output_tokens for snapshot in worker.snapshots] == [{}, {"voice\0gpt-4o\0responses": 640}]
+            assert (await configuration.reload()).ok
+            assert len(worker.snapshots) == 2
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    run(story())
 
 
 def test_a_worker_learns_who_made_an_answer_even_a_moment_ago(place: Any, run: Run, entry: Any, intent: Any) -> None:

@@ -5,13 +5,14 @@ import os
 import stat
 import struct
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 
 from gateway.control import (
     BooksAway,
@@ -34,8 +35,20 @@ DEADLINE_S = 10.0
 READING = LimitReading("voice", "group", "group:gpt-4o", "rpm", 100, 3, 97, 1800)
 
 
+RUNNERS: list[asyncio.Runner] = []  # the one of the running test
+
+
+@pytest.fixture(autouse=True, params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Books run on asyncio's own loop, workers on uvloop."""
+    with asyncio.Runner(loop_factory=request.param) as runner:
+        RUNNERS.append(runner)
+        yield
+        RUNNERS.remove(runner)
+
+
 def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, DEADLINE_S))
+    RUNNERS[-1].run(asyncio.wait_for(work, DEADLINE_S))
 
 
 class Worker:
