@@ -142,6 +142,10 @@ class Answer:
         """No other answer will go out here; if its head has not gone yet, it says so."""
         self._close = True
 
+    def may_stay(self) -> None:
+        """The connection can carry another answer after all, if the client wants that."""
+        self._close = not self._call.keep_alive
+
     def _framed(self, data: bytes) -> bytes:
         head, self._head = self._head, b""
         if not data or not self._has_body:

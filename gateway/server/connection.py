@@ -221,7 +221,9 @@ class ClientConnection(asyncio.Protocol):
         call = self._call_from_head()
         self._arriving = call
         self._expect_within(self._bounds.body_timeout_ms)
-        self._check_framing(call)
+        problem = framing_problem(call, upgrades=self._parser.should_upgrade(), body_bytes_max=self._bounds.body_bytes_max)
+        if problem is not None:
+            raise _Refuse(problem)
         if self._answer is None and not self._waiting:
             self._start(call)
         else:
@@ -269,36 +271,14 @@ class ClientConnection(asyncio.Protocol):
             keep_alive=self._parser.should_keep_alive(),
         )
 
-    def _check_framing(self, call: Call) -> None:
-        length: bytes | None = None
-        chunked = hosts = 0
-        for name, value in call.headers:
-            if name == b"content-length":
-                if length is not None or not value.isdigit():
-                    raise _Refuse(MALFORMED)
-                length = value
-            elif name == b"transfer-encoding":
-                chunked += 1
-                if value.strip().lower() != b"chunked":
-                    raise _Refuse(MALFORMED)
-            elif name == b"host":
-                hosts += 1
-        if chunked > 1 or (chunked and (length is not None or call.http_10)) or hosts > 1 or (hosts == 0 and not call.http_10):
-            raise _Refuse(MALFORMED)
-        if length is not None and (len(length) > 15 or int(length) > self._bounds.body_bytes_max):
-            raise _Refuse(body_too_large(self._bounds.body_bytes_max))
-        if call.method == "CONNECT":
-            raise _Refuse(MALFORMED)
-        if self._parser.should_upgrade() and (chunked or (length or b"0") != b"0"):
-            # llhttp ends a message that asks for an upgrade at its head: its body would be read as the next request
-            raise _Refuse(UPGRADE_WITH_BODY)
-
     def _start(self, call: Call) -> None:
         transport = self._transport
         if transport is None:
             return
         self._running = call
-        self._answer = answer = Answer(call, transport, self._finished, close=self._draining)
+        expects = not call.http_10 and (call.header(b"expect") or b"").lower() == b"100-continue"
+        # A client that is refused before it was told to continue may send its body or not: what comes next cannot be told apart.
+        self._answer = answer = Answer(call, transport, self._finished, close=self._draining or expects)
 
         def ended(error: BaseException | None) -> None:
             if error is not None:
@@ -308,8 +288,8 @@ class ClientConnection(asyncio.Protocol):
                 call.close()  # nobody was there for `_finished` to be called
 
         Steps(self._serve_call(call, answer), ended).step()
-        body_wanted = self._answer is answer and not call.received.opened and not call.http_10  # not refused by its head
-        if body_wanted and (call.header(b"expect") or b"").lower() == b"100-continue":
+        if expects and self._answer is answer and not call.received.opened:  # its head was not refused: the body is wanted
+            answer.may_stay()
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _finished(self, call: Call, *, reusable: bool) -> None:

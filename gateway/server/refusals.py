@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.errors import ApiError
+from gateway.relay.call import Call
 
 MALFORMED = ApiError(
     400, "invalid_request_error", "This is not a valid HTTP/1.1 request. Check its request line, headers and framing.", close=True
@@ -25,3 +26,29 @@ def body_too_large(body_bytes_max: int) -> ApiError:
     """A body beyond `proxy.body_bytes_max`."""
     message = f"The request body is longer than the {body_bytes_max} bytes that this gateway takes (proxy.body_bytes_max)."
     return ApiError(413, "invalid_request_error", message, close=True)
+
+
+def framing_problem(call: Call, *, upgrades: bool, body_bytes_max: int) -> ApiError | None:
+    """What is wrong with how a request says where it ends, where llhttp is more lenient; None: nothing."""
+    length: bytes | None = None
+    chunked = hosts = 0
+    for name, value in call.headers:
+        if name == b"content-length":
+            if length is not None or not value.isdigit():
+                return MALFORMED
+            length = value
+        elif name == b"transfer-encoding":
+            chunked += 1
+            if value.strip().lower() != b"chunked":
+                return MALFORMED
+        elif name == b"host":
+            hosts += 1
+    if chunked > 1 or (chunked and (length is not None or call.http_10)) or hosts > 1 or (hosts == 0 and not call.http_10):
+        return MALFORMED
+    if length is not None and (len(length) > 15 or int(length) > body_bytes_max):
+        return body_too_large(body_bytes_max)
+    if call.method == "CONNECT":
+        return MALFORMED
+    if upgrades and (chunked or (length or b"0") != b"0"):
+        return UPGRADE_WITH_BODY  # llhttp ends such a message at its head: its body would be read as the next request
+    return None

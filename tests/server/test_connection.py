@@ -321,6 +321,20 @@ def test_a_client_that_expects_it_is_told_to_continue(house: Any) -> None:
     house.run(test)
 
 
+def test_a_client_that_is_not_told_to_continue_gets_its_refusal_and_a_close(house: Any, assert_openai_error: Any) -> None:
+    async def test() -> None:
+        async with house.door(refuse_early) as door:
+            line = await door.line()
+            line.send(POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+            got = await line.answer()
+            assert_openai_error(got.status, got.headers, got.body, 401)
+            assert got.headers["connection"] == "close"
+            line.send(GET)  # it may have sent its body or not: this must not be taken for one, nor be served
+            assert await line.closed()
+
+    house.run(test)
+
+
 def test_an_answer_to_head_has_the_head_of_the_answer_to_get(house: Any) -> None:
     async def test() -> None:
         async with house.door() as door:
