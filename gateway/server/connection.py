@@ -16,7 +16,7 @@ from gateway.relay.deadlines import NEVER, Deadlines
 from gateway.relay.gate import Steps
 from gateway.server.answer import Answer
 from gateway.server.open_connections import OpenConnections
-from gateway.server.refusals import CUT, FAILED, MALFORMED, TOO_SLOW, UPGRADE_WITH_BODY, body_too_large, head_too_large
+from gateway.server.refusals import CUT, FAILED, MALFORMED, TOO_SLOW, body_too_large, framing_problem, head_too_large
 
 PIPELINED_MAX = 32  # requests read ahead on one connection; further ones wait in the socket
 DISCARDED_BYTES_MAX = 8_388_608  # of what was refused, read and dropped so that the client sees the answer
