@@ -42,8 +42,14 @@ def intent_of(job: Job, decision: Decision, admitted_at_us: int) -> Intent:
         client_request_id=_text(call.header(b"x-client-request-id")),
         retry_count=_count(call.header(b"x-stainless-retry-count")),
         admitted_at_us=admitted_at_us,
-        marks=() if isinstance(decision, Admitted) else (f"shadow:{decision.limit.scope}:{decision.limit.kind}",),
+        marks=_marks(job, decision),
     )
+
+
+def _marks(job: Job, decision: Decision) -> tuple[str, ...]:
+    """How it was admitted, and that its input is partly kept at OpenAI, which estimates learn from."""
+    marks = ("history",) if job.body is not None and job.body.history else ()
+    return marks if isinstance(decision, Admitted) else (*marks, f"shadow:{decision.limit.scope}:{decision.limit.kind}")
 
 
 def close_exchange(

@@ -78,7 +78,7 @@ def _read_body(call: Call, endpoint: Endpoint, team: Team) -> CallBody | ApiErro
     """The body of an endpoint whose body matters; None for the others. Refuses what cannot be metered honestly."""
     if endpoint.kind is Kind.UNMETERED and team.unmetered_paths != "allow":
         return invalid_request(
-            f"`{endpoint.method} /v1{endpoint.path}` is billed by OpenAI, and this gateway does not meter it yet, so it is refused for "
+            f"`{call.method} {call.path[:100].decode('ascii', 'replace')}` is billed by OpenAI, and this gateway does not meter it yet, so it is refused for "
             f"team {team.name}. Set `unmetered_paths: allow` in the team's file to let it pass, counted but without a price.",
             status=403,
             code="unmetered_path",

@@ -90,7 +90,10 @@ class Worker:
             await self._serve(facts.snapshot.settings.proxy)
 
     def refill(self, spent: tuple[Spent, ...]) -> None:
-        """Fill the buckets of the memory store with what the ledger says was used before this process began."""
+        """Fill the daily buckets with what the ledger says was used before this process began.
+
+        Not those of a minute: the ledger counts by the hour, and an hour's calls at its end would block a team for long.
+        """
         facts = self.house.facts
         if facts is None:
             return
@@ -103,7 +106,8 @@ class Worker:
             if isinstance(limits, TierExcludes):
                 continue
             for limit, units in zip(limits, units_for(limits, use.requests, use.tokens), strict=True):
-                self._store.refill(limit, units, use.at_ms)
+                if limit.kind == "rpd":
+                    self._store.refill(limit, units, use.at_ms)
 
     def limits(self, team: str | None) -> tuple[LimitReading, ...]:
         """The buckets that are in use now, fullest first."""
