@@ -31,6 +31,8 @@ def demo(
         bill = asyncio.run(run_demo(seconds, plant_fault=plant_fault, live=sys.stdout.isatty() and not as_json))
     except DemoError as error:
         stop(str(error))
+    except OSError as error:  # no temporary folder, no room, no port
+        stop(f"the demo cannot run here: {error}")
     if as_json:
         show_json(as_json_value(bill))
     else:

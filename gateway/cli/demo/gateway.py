@@ -76,10 +76,12 @@ class DemoGateway:
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await process.communicate()
-        except BaseException:
+        except BaseException as error:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+            if isinstance(error, TimeoutError):
+                raise DemoError(f"the gateway did not end within {STOP_TIMEOUT_S} s and was killed") from error
             raise
 
     def _log_end(self) -> str:

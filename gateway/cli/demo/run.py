@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from gateway.cli.demo.bill import Bill, make_bill
 from gateway.cli.demo.folder import write_configuration
@@ -20,6 +20,7 @@ from gateway.ledger.questions import SqliteQuestions
 from gateway.simulator import Pace, Simulator
 
 PACE = Pace(tokens_per_second=400, first_token_ms=60)
+TEMPORARY_BYTES_MAX = 50  # of the temp folder's path: below it lies a Unix socket, whose path holds 104 bytes on macOS
 
 
 async def run_demo(seconds: int, *, plant_fault: bool, live: bool) -> Bill:
@@ -27,15 +28,12 @@ async def run_demo(seconds: int, *, plant_fault: bool, live: bool) -> Bill:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    with TemporaryDirectory(prefix="gateway-demo-") as folder:
+    with TemporaryDirectory(prefix="gateway-demo-", dir=_temporary()) as folder:
         home = Path(folder)
         traffic = Traffic()
         async with Simulator(journal=home / "account.jsonl", pace=PACE) as simulator:
             keys = write_configuration(home / "config", simulator.base_url, plant_fault=plant_fault)
-            if live:
-                say("starting a simulated OpenAI and the gateway in a temporary folder")
-            else:
-                say(f"two teams call a simulated OpenAI through the gateway for {seconds} s")
+            say(f"a simulated OpenAI listens on {simulator.base_url}; starting the gateway in {home}")
             try:
                 async with DemoGateway(home, home / "config") as gateway, calling(traffic, gateway.proxy_url, keys, stop):
                     await _until(stop, seconds, traffic, home, gateway.admin_url, live=live)
@@ -51,12 +49,19 @@ async def run_demo(seconds: int, *, plant_fault: bool, live: bool) -> Bill:
     return make_bill(entries, account, traffic.asked, refused={name: one.refused for name, one in seen.items()}, failures=failures)
 
 
+def _temporary() -> str:
+    """Where the demo's folder is made: the temp folder, or /tmp when that one's path is too long."""
+    temporary = gettempdir()
+    return temporary if len(os.fsencode(temporary)) <= TEMPORARY_BYTES_MAX or not os.access("/tmp", os.W_OK) else "/tmp"
+
+
 async def _until(stop: asyncio.Event, seconds: int, traffic: Traffic, home: Path, admin_url: str, *, live: bool) -> None:
     """Wait for the end, and show what happens meanwhile."""
     if not live:
+        say(f"two teams call the gateway for {seconds} s; Ctrl-C ends it with the bill so far")
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), seconds)
         return
     asyncio.get_running_loop().call_later(seconds, stop.set)
     await show_live(traffic, home / "ledger.db", admin_url, seconds, stop)
-    print("the calls that run are finished, and the gateway ends ...", file=sys.stderr)
+    say("the calls that run are finished, and the gateway ends")
