@@ -77,12 +77,12 @@ def understand(call: Call, where: Route, identity: Identity, facts: Facts, excha
 def _read_body(call: Call, endpoint: Endpoint, team: Team) -> CallBody | ApiError | None:
     """The body of an endpoint whose body matters; None for the others. Refuses what cannot be metered honestly."""
     if endpoint.kind is Kind.UNMETERED and team.unmetered_paths != "allow":
-        return invalid_request(
-            f"`{call.method} {call.path[:100].decode('ascii', 'replace')}` is billed by OpenAI, and this gateway does not meter it yet, so it is refused for "
-            f"team {team.name}. Set `unmetered_paths: allow` in the team's file to let it pass, counted but without a price.",
-            status=403,
-            code="unmetered_path",
+        what = f"`{call.method} {call.path[:100].decode('ascii', 'replace')}`"
+        message = (
+            f"{what} is billed by OpenAI, and this gateway does not meter it yet, so it is refused for team {team.name}. "
+            "Set `unmetered_paths: allow` in the team's file to let it pass, counted but without a price."
         )
+        return invalid_request(message, status=403, code="unmetered_path")
     if endpoint.read is None:
         return None
     if call.header(b"content-encoding") not in (None, b"identity"):
