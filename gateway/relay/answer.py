@@ -26,6 +26,9 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*")
 _DIGITS = re.compile(rb"[0-9]{1,15}")
 
+_CONNECTION_OPTIONS = {b"", b"close", b"keep-alive"}
+_NONE: frozenset[bytes] = frozenset()
+
 # Where the reader stands in an answer.
 _AT_HEAD, _AT_LENGTH, _AT_CHUNK_LINE, _AT_CHUNK, _AT_CHUNK_END, _AT_TRAILER, _TO_CLOSE, _AT_END = range(8)
 
@@ -45,6 +48,7 @@ class AnswerHead(msgspec.Struct, frozen=True):
     content_length: int | None
     chunked: bool
     keep_alive: bool
+    hop_by_hop: frozenset[bytes] = frozenset()  # headers that Connection names, in lower case
 
 
 class AnswerReader:
@@ -222,4 +226,5 @@ def _read_framing(status: int, lines: bytes, *, http_10: bool) -> AnswerHead:
         content_length=None if length is None else int(length),
         chunked=coding is not None,
         keep_alive=b"close" not in tokens and (not http_10 or b"keep-alive" in tokens),
+        hop_by_hop=frozenset(tokens - _CONNECTION_OPTIONS) if connection else _NONE,
     )

@@ -12,8 +12,9 @@ Header = tuple[bytes, bytes]
 # Never forwarded: hop-by-hop (RFC 9110 section 7.6.1), the tenant's credentials, what the gateway says itself.
 _REQUEST_DROPPED = frozenset(
     b"""host connection keep-alive proxy-connection proxy-authorization te trailer transfer-encoding upgrade expect
-    content-length authorization api-key openai-organization openai-project x-client-request-id""".split()
-)
+    content-length authorization api-key openai-organization openai-project x-client-request-id
+    sec-websocket-key sec-websocket-version sec-websocket-extensions sec-websocket-protocol""".split()
+)  # the protocols of a WebSocket may name a key: openai-insecure-api-key.…
 # Hop-by-hop, the account's organisation, and its rate limits, which tell the capacity of all teams together.
 _ANSWER_DROPPED = re.compile(
     rb"\r\n(?:connection|keep-alive|proxy-connection|proxy-authenticate|te|trailer|transfer-encoding|upgrade|content-length"
@@ -62,4 +63,7 @@ def upstream_head(
 
 def answer_lines(head: AnswerHead) -> bytes:
     """The header lines of OpenAI's answer that a client may see, each begun with a line end."""
-    return _ANSWER_DROPPED.sub(b"", head.lines)
+    lines = _ANSWER_DROPPED.sub(b"", head.lines)
+    for name in head.hop_by_hop:
+        lines = re.sub(rb"\r\n" + re.escape(name) + rb":[^\r\n]*", b"", lines, flags=re.IGNORECASE)
+    return lines
