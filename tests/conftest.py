@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, TypeVar, cast
 
+import httptools
 import pytest
+import uvloop
+
+T = TypeVar("T")
+PATIENCE_S = 10  # for what happens within milliseconds; only a failing test waits so long
 
 
 class AssertOpenaiError(Protocol):
@@ -39,3 +48,136 @@ def assert_openai_error() -> AssertOpenaiError:
         return error
 
     return check
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Turn the loop until it is so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110  # nothing tells one end of a socket what the other has seen
+            await asyncio.sleep(0)
+
+
+def run(test: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a test's coroutine on the loop that the product runs on."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(PATIENCE_S):
+            return await test()
+
+    return uvloop.run(bounded())
+
+
+@dataclass
+class Asked:
+    """A request as OpenAI sees it."""
+
+    method: str = ""
+    target: str = ""
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+    whole: bool = False
+
+    def header(self, name: str) -> str | None:
+        found = [value for key, value in self.headers if key == name]
+        assert len(found) < 2, f"{name} is there {len(found)} times"
+        return found[0] if found else None
+
+
+class OriginConnection(asyncio.Protocol):
+    """OpenAI's end of one connection."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.transport: asyncio.Transport | None = None
+        self.asked: list[Asked] = []
+        self.closed = False
+        self._parser = httptools.HttpRequestParser(self)
+
+    def send(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
+
+    def close(self) -> None:
+        assert self.transport is not None
+        self.transport.close()
+
+    def abort(self) -> None:
+        assert self.transport is not None
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.origin.connections.append(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+
+    def data_received(self, data: bytes) -> None:
+        if not self.origin.deaf:
+            self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.asked.append(Asked())
+
+    def on_url(self, url: bytes) -> None:
+        self.asked[-1].target += url.decode("latin-1")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.asked[-1].headers.append((name.decode().lower(), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        self.asked[-1].method = self._parser.get_method().decode()
+
+    def on_body(self, data: bytes) -> None:
+        self.asked[-1].body += data
+
+    def on_message_complete(self) -> None:
+        self.asked[-1].whole = True
+        if self.origin.answers:
+            answer = self.origin.answers.popleft()
+            if isinstance(answer, bytes):
+                self.send(answer)
+            else:
+                answer(self)
+
+
+class Origin:
+    """An OpenAI on loopback that does as a test says: by `answers`, one for each request, or by hand on `connections`."""
+
+    def __init__(self, tls: Any = None) -> None:
+        self.connections: list[OriginConnection] = []
+        self.answers: deque[bytes | Callable[[OriginConnection], None]] = deque()
+        self.deaf = False  # nothing is read of what comes
+        self._tls = tls
+
+    @property
+    def asked(self) -> list[Asked]:
+        """All requests so far, by connection."""
+        return [asked for connection in self.connections for asked in connection.asked]
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: OriginConnection(self), "127.0.0.1", 0, ssl=self._tls)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/v1"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for connection in self.connections:
+            if not connection.closed:
+                connection.abort()
+        await until(lambda: all(connection.closed for connection in self.connections))
+        await self._server.wait_closed()
+
+
+@pytest.fixture(scope="session")
+def loopback() -> Any:
+    """A scripted OpenAI, and running a coroutine against it: test modules do not import each other."""
+
+    class Names:
+        origin = Origin
+        run = staticmethod(run)
+        until = staticmethod(until)
+
+    return Names

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import pytest
-import uvloop
 
 from gateway.relay.call import Call, Client
 from gateway.relay.deadlines import NEVER, Deadlines
 from gateway.server.connection import Bounds, ClientConnection, ServeCall
 from gateway.server.open_connections import OpenConnections
-
-T = TypeVar("T")
-PATIENCE_S = 10  # for what happens within milliseconds; only a failing test waits so long
 
 BOUNDS = Bounds(
     head_bytes_max=65_536, body_bytes_max=4_000_000, head_timeout_ms=11_000, body_timeout_ms=12_000, idle_timeout_ms=13_000,
@@ -160,34 +155,14 @@ class Door:
         client.finish(shown)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Turn the loop until it is so."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110  # nothing tells the client what the server has seen
-            await asyncio.sleep(0)
-
-
-def run(test: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a test's coroutine on the loop that the product runs on."""
-
-    async def bounded() -> T:
-        async with asyncio.timeout(PATIENCE_S):
-            return await test()
-
-    return uvloop.run(bounded())
-
-
 @pytest.fixture(scope="session")
-def house() -> Any:
+def house(loopback: Any) -> Any:
     """The names of this file: test modules do not import each other."""
 
     class Names:
         door = Door
         bounds = BOUNDS
-        run = staticmethod(run)
-        until = staticmethod(until)
+        run = staticmethod(loopback.run)
+        until = staticmethod(loopback.until)
 
     return Names
-
-
-Waiting = Callable[[], Awaitable[None]]
