@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from gateway.units import div_ceil
+
 
 @dataclass(frozen=True, slots=True)
 class ApiError:
@@ -26,6 +28,19 @@ class ApiError:
     retry_after_ms: int | None = None
     should_retry: bool | None = None  # None: leave it to the SDK's own rule for the status
     close: bool = False  # the connection cannot be used for another request
+
+    def retry_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What tells SDKs when to come back, if at all. Both forms of the wait: some read only one.
+
+        Source: reference/limits-and-errors.md section 5.
+        """
+        headers: list[tuple[bytes, bytes]] = []
+        if self.retry_after_ms is not None:
+            headers.append((b"retry-after", b"%d" % div_ceil(self.retry_after_ms, 1000)))
+            headers.append((b"retry-after-ms", b"%d" % self.retry_after_ms))
+        if self.should_retry is not None:
+            headers.append((b"x-should-retry", b"true" if self.should_retry else b"false"))
+        return tuple(headers)
 
     def body(self) -> bytes:
         """The JSON body."""

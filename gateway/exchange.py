@@ -52,24 +52,24 @@ async def exchange(call: Call, client: Client, house: House) -> None:
         return client.refuse(job)
     stranger = await _not_their_own(job, house)
     if stranger is not None:
-        return client.refuse(stranger)
+        return client.refuse(stranger, _own_ids(job))
 
     decision = await house.counters.reserve(job.ask, house.now_us() // 1000)  # 5 admit
     house.tally.decided(job, decision)
     limit_lines = _header_lines(ratelimit_headers(decision.readings))
     if isinstance(decision, Refused) and identity.team.mode == "enforce":
-        return client.refuse(refusal(decision, model=job.model_asked or "this call", team=identity.team.name), limit_lines)
+        return client.refuse(refusal(decision, model=job.model_asked or "this call", team=identity.team.name), limit_lines + _own_ids(job))
     pool = house.pools[job.account.name]
     try:
         upstream = await pool.acquire()
     except NoConnection as error:
         house.give_back(decision)  # nothing reached OpenAI
-        return client.refuse(_no_connection(error))
+        return client.refuse(_no_connection(error), _own_ids(job))
     intent = intent_of(job, decision, house.now_us())
     if client.gone or not _intended(intent, house):  # written down before OpenAI is contacted
         house.give_back(decision)
         pool.release(upstream)
-        return client.refuse(_JOURNAL_FULL)
+        return client.refuse(_JOURNAL_FULL, _own_ids(job))
 
     house.tally.began(job)
     carry = Carry(client, pool, upstream, lambda head: _begin(head, job, facts, limit_lines), house.clock_ns, drain_ms=_drain_ms(job))
@@ -89,7 +89,7 @@ async def exchange(call: Call, client: Client, house: House) -> None:
     if carry.head is not None:
         carry.release()  # the last bytes have waited for the entry, and for nothing else
     else:
-        client.refuse(_no_answer(end))
+        client.refuse(_no_answer(end), _own_ids(job))
 
 
 async def _not_their_own(job: Job, house: House) -> ApiError | None:
@@ -146,10 +146,7 @@ def _request_body(job: Job) -> Body:
 def _begin(head: AnswerHead, job: Job, facts: Facts, limit_lines: bytes) -> Begun:
     """What listens to the answer, and the head that the client sees."""
     tap = _tap(head, job, facts)
-    own_id = job.exchange_id.encode()
-    lines = answer_lines(head) + limit_lines + b"\r\nx-gateway-request-id: " + own_id
-    if not head.request_id:
-        lines += b"\r\nx-request-id: " + own_id
+    lines = answer_lines(head) + limit_lines + _own_ids(job, upstream_id=head.request_id)
     as_it_came = isinstance(tap, (AnswerObserver, PassThrough))  # the others may take something out
     return Begun(tap, lines, head.content_length if as_it_came else None)
 
@@ -166,6 +163,12 @@ def _tap(head: AnswerHead, job: Job, facts: Facts) -> Tap:
     if endpoint.observe_stream is not None and head.content_type.lower().startswith(b"text/event-stream"):
         return endpoint.observe_stream(job.body)
     return endpoint.observe() if endpoint.observe is not None else AnswerObserver(read_moderation_answer)
+
+
+def _own_ids(job: Job, upstream_id: bytes = b"") -> bytes:
+    """The exchange's id in every answer; as `x-request-id` too, where OpenAI gave none."""
+    own_id = job.exchange_id.encode()
+    return b"\r\nx-gateway-request-id: " + own_id + (b"" if upstream_id else b"\r\nx-request-id: " + own_id)
 
 
 def _header_lines(block: bytes) -> bytes:

@@ -70,7 +70,7 @@ class Role:
 
     def __init__(self, name: str, module: str, options: msgspec.Struct, listener: socket.socket) -> None:
         self.name = name
-        self._argv = [sys.executable, "-m", module, msgspec.json.encode(options).decode()]
+        self._argv = [sys.executable, "-m", module, msgspec.json.encode(options).decode(), str(os.getpid())]
         self._fd = listener.fileno()
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -112,10 +112,12 @@ class Role:
 async def _announce_when_ready(bound: Bound, settings: Settings, announce: Callable[[Bound], None]) -> None:
     token = settings.admin.token.value
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    async with aiohttp.ClientSession(headers=headers) as session:
+    path = settings.admin.listen.path
+    connector = aiohttp.UnixConnector(path) if path else None
+    async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
         while True:
             try:
-                async with session.get(bound.admin_url + "/readyz") as answer:
+                async with session.get("http://localhost/readyz" if path else bound.admin_url + "/readyz") as answer:
                     if answer.status == 200:
                         break
             except aiohttp.ClientError:

@@ -25,7 +25,7 @@ from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, c
 from gateway.exchange import exchange
 from gateway.house import House
 from gateway.journal.writer import JournalWriter
-from gateway.logs import configure_logs
+from gateway.process import configure_logs, end_with_parent
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
 from gateway.relay.pool import Pool
@@ -229,6 +229,7 @@ def _broke(error: BaseException) -> None:
 
 if __name__ == "__main__":
     configure_logs()
+    end_with_parent(int(sys.argv[2]))
     gc.collect()
     gc.freeze()  # what is loaded stays; only what calls make is looked at
     gc.set_threshold(50_000, 20, 100)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from gateway.admission import Limit, Reading, Refused
 from gateway.admission.limits import TierExcludes
 from gateway.errors import ApiError, invalid_request
-from gateway.units import div_ceil, duration_text
+from gateway.units import duration_text
 
 RETRY_WAIT_MS_MAX = 60_000  # longer Retry-After is ignored by openai-node, which then hammers: tell it not to retry
 
@@ -115,14 +115,3 @@ def tier_excluded(excluded: TierExcludes) -> ApiError:
         status=404,
         code="model_not_found",
     )
-
-
-def retry_headers(error: ApiError) -> tuple[tuple[bytes, bytes], ...]:
-    """What tells SDKs when to come back, if at all. Both forms of the wait: some read only one. Source: section 5."""
-    headers: list[tuple[bytes, bytes]] = []
-    if error.retry_after_ms is not None:
-        headers.append((b"retry-after", b"%d" % div_ceil(error.retry_after_ms, 1000)))
-        headers.append((b"retry-after-ms", b"%d" % error.retry_after_ms))
-    if error.should_retry is not None:
-        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
-    return tuple(headers)

@@ -1,4 +1,4 @@
-"""`python -m gateway.books '<BooksOptions as JSON>'`: how `serve` starts the books."""
+"""`python -m gateway.books '<BooksOptions as JSON>' <pid of serve>`: how `serve` starts the books."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import sys
 import msgspec
 
 from gateway.books.root import BooksOptions, run_books
-from gateway.logs import configure_logs
+from gateway.process import configure_logs, end_with_parent
 
 if __name__ == "__main__":
     configure_logs()
+    end_with_parent(int(sys.argv[2]))
     sys.exit(asyncio.run(run_books(msgspec.json.decode(sys.argv[1], type=BooksOptions), os.environ)))

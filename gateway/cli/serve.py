@@ -21,7 +21,7 @@ def serve(config: ConfigOption = DEFAULT_FOLDER) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what runs. Changed configuration files are taken without a restart."""
     settings = load_or_stop(config, "serve", warn=True).settings
 
-    from gateway.logs import configure_logs
+    from gateway.process import configure_logs
     from gateway.serve import ServeError
 
     configure_logs()

@@ -21,7 +21,10 @@ def control_path(folder: Path, worker: str) -> Path:
     if len(os.fsencode(path)) <= PATH_BYTES_MAX:
         return path
     digest = sha256(os.fsencode(path)).hexdigest()[:HASH_DIGITS]
-    return Path(tempfile.gettempdir()) / f"gateway-{os.getuid()}" / f"{digest}.sock"
+    short = Path(tempfile.gettempdir()) / f"gateway-{os.getuid()}" / f"{digest}.sock"
+    if len(os.fsencode(short)) <= PATH_BYTES_MAX:
+        return short
+    return Path("/tmp") / f"gateway-{os.getuid()}" / f"{digest}.sock"  # TMPDIR is long itself; the folder is checked to be ours
 
 
 def make_private_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from typing import Protocol
 
 from gateway.errors import ApiError
@@ -46,10 +47,10 @@ class Answer:
         self._close = self._close or error.close
         body = error.body()
         lines = b"\r\ncontent-type: application/json" + header_lines
-        if error.retry_after_ms is not None:
-            lines += b"\r\nretry-after: %d\r\nretry-after-ms: %d" % (-(-error.retry_after_ms // 1000), error.retry_after_ms)
-        if error.should_retry is not None:
-            lines += b"\r\nx-should-retry: " + (b"true" if error.should_retry else b"false")
+        if b"\r\nx-request-id: " not in header_lines:  # every answer has one, as OpenAI's do
+            lines += b"\r\nx-request-id: req_" + secrets.token_hex(16).encode()
+        for name, value in error.retry_headers():
+            lines += b"\r\n%b: %b" % (name, value)
         self.begin(error.status, lines, len(body), has_body=True)
         self.finish(body)
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.admission import PERIOD_MS, Limit, LimitKind, Reading, Refused, Scope
-from gateway.admission.answers import ratelimit_headers, refusal, retry_headers, tier_excluded
+from gateway.admission.answers import ratelimit_headers, refusal, tier_excluded
 from gateway.admission.limits import TierExcludes
 from gateway.errors import ApiError
 
@@ -120,11 +120,11 @@ def test_a_refusal_by_the_account_tells_none_of_its_numbers(wait_ms: int | None)
     ],
 )
 def test_sdks_are_told_when_to_come_back_and_when_not_to(wait_ms: int | None, headers: list[tuple[bytes, bytes]]) -> None:
-    assert list(retry_headers(refused(limit("rpm", 3), wait_ms))) == headers
+    assert list(refused(limit("rpm", 3), wait_ms).retry_headers()) == headers
 
 
 def test_an_error_may_ask_for_a_retry() -> None:
-    assert retry_headers(ApiError(503, "server_error", "Try again.", should_retry=True)) == ((b"x-should-retry", b"true"),)
+    assert ApiError(503, "server_error", "Try again.", should_retry=True).retry_headers() == ((b"x-should-retry", b"true"),)
 
 
 def test_a_tier_that_may_not_use_a_model_is_told_in_openais_shape() -> None:
