@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -189,12 +189,15 @@ class Place:
         new.write_text(text, encoding="utf-8")
         return new.rename(path)
 
-    def team(self, name: str, *, more_keys: Mapping[str, str] | None = None, **settings: Any) -> str:
+    def team(self, name: str, *, more_keys: Mapping[str, str] | None = None, revoked: Sequence[str] = (), **settings: Any) -> str:
         """Write a team's file; its first key. A running gateway takes it when it is told to reload, or by itself."""
-        key = self.keys.setdefault(name, new_api_key(name))
-        keys = [{"id": id, "hash": f"sha256:{key_hash(text.encode())}"} for id, text in {f"{name}-1": key, **(more_keys or {})}.items()]
+        first = self.keys.setdefault(name, new_api_key(name))
+        keys = [
+            {"id": key_id, "hash": f"sha256:{key_hash(key.encode())}", "revoked": key_id in revoked}
+            for key_id, key in {f"{name}-1": first, **(more_keys or {})}.items()
+        ]
         self.write(f"teams/{name}.yaml", json.dumps({"team": name, "tier": "tier-5", "models": ["*"], "keys": keys} | settings))
-        return key
+        return first
 
     def client(self, options: dict[str, Any]) -> OpenAI:
         """One client for all tests that ask for the same: to make one takes as long as thirty calls."""
@@ -290,9 +293,9 @@ class Journey:
         self._log_bytes = place.process.log.stat().st_size
         self._expected: list[str] = []
 
-    def team(self, name: str, *, more_keys: Mapping[str, str] | None = None, **settings: Any) -> str:
+    def team(self, name: str, **settings: Any) -> str:
         """A team for this test, known to the gateway when this returns; its key."""
-        key = self.place.team(name, more_keys=more_keys, **settings)
+        key = self.place.team(name, **settings)
         answer = self.place.reload()
         assert answer.status == 200, answer.body
         return key
