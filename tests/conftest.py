@@ -83,6 +83,70 @@ class Asked:
         return found[0] if found else None
 
 
+class MemoryClient:
+    """The `Client` port in memory: what an exchange answers, as events in their order."""
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.events: list[str] = []
+        self.status: int | None = None
+        self.header_lines = b""
+        self.content_length: int | None = None
+        self.body = b""
+        self.error: Any = None  # the gateway's own refusal
+        self.source: Any = None
+        self._watcher: Any = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the answer has ended, one way or the other."""
+        return bool({"refuse", "finish", "abort"} & set(self.events))
+
+    def header(self, name: str) -> str | None:
+        lines = self.header_lines.decode("latin-1").split("\r\n")[1:]
+        found = [line.partition(":")[2].strip() for line in lines if line.lower().startswith(name + ":")]
+        assert len(found) < 2, f"{name} is there {len(found)} times"
+        return found[0] if found else None
+
+    def leave(self) -> None:
+        """The client goes away."""
+        self.gone = True
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.client_gone()
+
+    def refuse(self, error: Any, header_lines: bytes = b"") -> None:
+        assert not self.over
+        self.events.append("refuse")
+        self.error, self.status, self.header_lines = error, error.status, header_lines
+
+    def begin(self, status: int, header_lines: bytes, content_length: int | None, *, has_body: bool) -> None:
+        assert self.status is None
+        self.events.append("begin")
+        self.status, self.header_lines, self.content_length = status, header_lines, content_length
+
+    def write(self, data: bytes) -> None:
+        assert not self.over
+        if not self.gone:
+            self.events.append("write")
+            self.body += data
+
+    def finish(self, data: bytes = b"") -> None:
+        assert not self.over
+        self.events.append("finish")
+        if not self.gone:
+            self.body += data
+
+    def abort(self) -> None:
+        assert not self.over
+        self.events.append("abort")
+
+    def fed_by(self, source: Any, watcher: Any) -> None:
+        self.source, self._watcher = source, watcher
+        if self.gone and watcher is not None:
+            watcher.client_gone()
+
+
 class OriginConnection(asyncio.Protocol):
     """OpenAI's end of one connection."""
 
@@ -177,6 +241,7 @@ def loopback() -> Any:
 
     class Names:
         origin = Origin
+        client = MemoryClient
         run = staticmethod(run)
         until = staticmethod(until)
 

@@ -112,6 +112,8 @@ class AnswerReader:
             head = _read_framing(status, match[3], http_10=match[1] == b"0")
             if status >= 200:
                 break  # before it came 100 Continue or 103 Early Hints, if anything
+            if not head.keep_alive:
+                raise BadAnswer("an interim answer that ends the connection")
         self._buffer = b""
         self.head = head
         if self._no_body or status in (204, 304):

@@ -268,6 +268,8 @@ REFUSED = [
     (b"HTTP/2 200 OK\r\n\r\n", "another version"),
     (b"HTTP/1.1 20 OK\r\n\r\n", "a status of two digits"),
     (b"HTTP/1.1 100 C\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n" + OK + b"content-length: 0\r\n\r\n", "a bad interim answer"),
+    (b"HTTP/1.0 100 Continue\r\n\r\n" + OK + b"content-length: 0\r\n\r\n", "an interim answer of HTTP/1.0"),
+    (b"HTTP/1.1 100 C\r\nconnection: close\r\n\r\n" + OK + b"content-length: 0\r\n\r\n", "an interim answer that ends the connection"),
 ]  # fmt: skip
 
 
