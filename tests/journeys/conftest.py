@@ -156,7 +156,6 @@ class Place:
         self.upstream_url = self.simulator.ready_text.split()[-1]
         self.write("gateway.yaml", GATEWAY_YAML.format(upstream=self.upstream_url, root=self.root, nowhere=NOWHERE_PORT))
         self.write("tiers.yaml", TIERS_YAML)
-        self.team("voice")
         self.serve()
 
     def serve(self) -> None:
@@ -239,11 +238,15 @@ class Place:
         """The ledger's effective entries, oldest first."""
         return list(self.ledger.entries())
 
+    def processes(self) -> dict[int, list[str]]:
+        """The simulator, and everything that serves here, by pid."""
+        return processes_of(self.root)
+
     def role(self, name: str) -> int:
         """The pid of a role of this gateway: "books" or "worker"."""
 
         def look() -> list[int]:
-            return [pid for pid, argv in processes_of(self.root).items() if f"gateway.{name}" in argv]
+            return [pid for pid, argv in self.processes().items() if f"gateway.{name}" in argv]
 
         return until(look, lambda pids: len(pids) == 1, f"one process that is {name}")[0]
 
@@ -353,7 +356,7 @@ class Journey:
 @contextmanager
 def _started(root: Path, teams: dict[str, dict[str, Any]], tokens_per_second: int = 0) -> Iterator[Place]:
     place = Place(root)
-    for name, settings in teams.items():
+    for name, settings in ({"voice": {}} | teams).items():
         place.team(name, **settings)
     try:
         place.start(tokens_per_second)
