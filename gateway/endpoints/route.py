@@ -6,6 +6,7 @@ through as an unknown one; what is sent on are the bytes that came.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -14,6 +15,8 @@ from gateway.endpoints.table import ENDPOINTS, Endpoint, Kind
 from gateway.errors import ApiError, invalid_request
 
 PATH_BYTES_MAX = 2_048
+# Decoded once. No `%`, which a server that decodes twice would read further; no `;`, `?` or `#`, at which some would end the path.
+_SEGMENT = re.compile(rb"[0-9A-Za-z._~!$&'()*+,=:@-]+")
 
 _ELSEWHERE = {
     method: Endpoint("other", method, "/{rest}", Kind.FREE if method in ("GET", "DELETE", "HEAD", "OPTIONS") else Kind.UNKNOWN)
@@ -78,11 +81,10 @@ def route(method: str, path: bytes) -> Route | ApiError:
     wanted = "GET" if method == "HEAD" else method
     if wanted not in _ELSEWHERE:
         return _invalid_url(method, path)
-    decoded = unquote_to_bytes(path)
-    if len(path) > PATH_BYTES_MAX or not path.startswith(b"/") or b"%2f" in path.lower() or not decoded.isascii():
+    if len(path) > PATH_BYTES_MAX or not path.startswith(b"/") or b"%2f" in path.lower():
         return _invalid_url(method, path)
-    segments = decoded[1:].removesuffix(b"/").split(b"/")
-    if any(segment in (b"", b".", b"..") or b"\\" in segment or b"\x00" in segment for segment in segments):
+    segments = unquote_to_bytes(path)[1:].removesuffix(b"/").split(b"/")
+    if any(segment in (b".", b"..") or not _SEGMENT.fullmatch(segment) for segment in segments):
         return _invalid_url(method, path)
     versioned = segments[0].lower() == b"v1"
     if versioned:

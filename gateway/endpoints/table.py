@@ -103,6 +103,12 @@ ENDPOINTS = (
     Endpoint("chat/completions/stored", "POST", "/chat/completions/{completion_id}", Kind.FREE, owned_id="completion_id"),
     Endpoint("chat/completions/stored", "DELETE", "/chat/completions/{completion_id}", Kind.FREE, owned_id="completion_id"),
     Endpoint("chat/completions/stored", "GET", "/chat/completions/{completion_id}/messages", Kind.FREE, owned_id="completion_id"),
+    # whatever else hangs on them is theirs as well
+    *(
+        Endpoint(f"{stored}/other", method, f"/{stored}/{{{owned_id}}}/{{rest}}", kind, owned_id=owned_id)
+        for stored, owned_id in (("responses", "response_id"), ("chat/completions", "completion_id"))
+        for method, kind in (("GET", Kind.FREE), ("DELETE", Kind.FREE), ("POST", Kind.UNKNOWN))
+    ),
     # what a team may see
     _free("models", "GET", "/models"),
     _free("models/retrieve", "GET", "/models/{model}"),
