@@ -81,11 +81,10 @@ async def exchange(call: Call, client: Client, house: House) -> None:
             job, intent, carry, end, facts, started_ns=started_ns, ended_ns=house.clock_ns(), ended_at_us=house.now_us()
         )
     except Exception:
-        entry = unknown_entry(intent, job, ended_at_us=house.now_us())  # a fault of ours is no reason to lose a call
         carry.abandon()
+        house.record(job, decision, unknown_entry(intent, job, ended_at_us=house.now_us()))  # no reason to lose a call
         raise
-    finally:
-        house.record(job, decision, entry)  # 9 settle, 10 record
+    house.record(job, decision, entry)  # 9 settle, 10 record
     if carry.head is not None:
         carry.release()  # the last bytes have waited for the entry, and for nothing else
     else:

@@ -117,11 +117,15 @@ class MemoryClient:
 
     def refuse(self, error: Any, header_lines: bytes = b"") -> None:
         assert not self.over
+        if self.gone:
+            return
         self.events.append("refuse")
         self.error, self.status, self.header_lines = error, error.status, header_lines
 
     def begin(self, status: int, header_lines: bytes, content_length: int | None, *, has_body: bool) -> None:
         assert self.status is None
+        if self.gone:
+            return
         self.events.append("begin")
         self.status, self.header_lines, self.content_length = status, header_lines, content_length
 
