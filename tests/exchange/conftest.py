@@ -66,12 +66,13 @@ class Worker:
         self.journal = journal or JournalWriter(folder, "w0", segment_bytes=1 << 20)
         self.owners: dict[str, str] = {}
         self.books_away = False
+        self.clock_fails_once = False
         self._now_ns = 0
         self.house = House(
             counters=AccountShares(self.store, workers=1),
             journal=self.journal,
             ask_owner=self._ask_owner,
-            now_us=lambda: NOW_US,
+            now_us=self._now_us,
             clock_ns=self._clock_ns,
         )
         self.house.facts = self.facts = Facts(snapshot)
@@ -85,6 +86,12 @@ class Worker:
         self.pool.retire()
         self.journal.close()
         await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+
+    def _now_us(self) -> int:
+        if self.clock_fails_once:
+            self.clock_fails_once = False
+            raise RuntimeError("a fault of ours")
+        return NOW_US
 
     def _clock_ns(self) -> int:
         self._now_ns += 1_000_000

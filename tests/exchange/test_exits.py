@@ -29,7 +29,7 @@ def chunk_of(delta: dict[str, Any], finish: str | None = None, **more: Any) -> b
 
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120, "prompt_tokens_details": {"cached_tokens": 40}}
-OPENING = [chunk_of({"role": "assistant", "content": ""}), chunk_of({"content": "he"}), chunk_of({"content": "llo"}), chunk_of({"content": "!"})]
+OPENING = [chunk_of({"role": "assistant", "content": ""}), *(chunk_of({"content": text}) for text in ("he", "llo", "!"))]
 STREAM = [*OPENING, chunk_of({}, "stop"), chunk_of({}, choices=[], usage=USAGE), b"data: [DONE]\n\n"]
 
 
