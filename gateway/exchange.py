@@ -33,7 +33,7 @@ from gateway.teams.identify import identify
 async def exchange(call: Call, client: Client, house: House) -> None:
     """Carry one call from accepted to recorded."""
     started_ns = house.clock_ns()
-    facts = house.facts  # one frozen snapshot, kept to the end
+    facts, pools = house.facts, house.pools  # one frozen snapshot and its connections, kept to the end
     if facts is None:
         return client.refuse(_NOT_READY)
     identity = identify(call.header(b"authorization"), facts.by_key_hash, house.now_us())  # 2 identify
@@ -59,7 +59,7 @@ async def exchange(call: Call, client: Client, house: House) -> None:
     limit_lines = _header_lines(ratelimit_headers(decision.readings))
     if isinstance(decision, Refused) and identity.team.mode == "enforce":
         return client.refuse(refusal(decision, model=job.model_asked or "this call", team=identity.team.name), limit_lines + _own_ids(job))
-    pool = house.pools[job.account.name]
+    pool = pools[job.account.name]
     try:
         upstream = await pool.acquire()
     except NoConnection as error:
@@ -71,8 +71,8 @@ async def exchange(call: Call, client: Client, house: House) -> None:
         pool.release(upstream)
         return client.refuse(_JOURNAL_FULL, _own_ids(job))
 
-    house.tally.began(job)
     carry = Carry(client, pool, upstream, lambda head: _begin(head, job, facts, limit_lines), house.clock_ns, drain_ms=_drain_ms(job))
+    house.began(job, carry)
     try:
         body = _request_body(job)
         carry.send(_request_head(job, pool, body), body, head_request=call.method == "HEAD")  # 6 forward
@@ -82,9 +82,9 @@ async def exchange(call: Call, client: Client, house: House) -> None:
         )
     except Exception:
         carry.abandon()
-        house.record(job, decision, unknown_entry(intent, job, ended_at_us=house.now_us()))  # no reason to lose a call
+        house.record(job, carry, decision, unknown_entry(intent, job, ended_at_us=house.now_us()))  # no reason to lose a call
         raise
-    house.record(job, decision, entry)  # 9 settle, 10 record
+    house.record(job, carry, decision, entry)  # 9 settle, 10 record
     if carry.head is not None:
         carry.release()  # the last bytes have waited for the entry, and for nothing else
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from gateway.admission import Admitted, Counters, Decision
@@ -14,6 +16,7 @@ from gateway.errors import ApiError
 from gateway.job import Job
 from gateway.journal.records import Entry
 from gateway.journal.writer import JournalWriter
+from gateway.relay.carry import Carry
 from gateway.relay.gate import Gate
 from gateway.relay.pool import Pool
 from gateway.units import ExchangeIds, tokens_of
@@ -104,6 +107,23 @@ class House:
         self.ids = ExchangeIds(now_us() // 1000)
         self.tally = Tally()
         self._owners: OrderedDict[str, str] = OrderedDict()
+        self._running: set[Carry] = set()
+        self._recorded = asyncio.Event()
+
+    def began(self, job: Job, carry: Carry) -> None:
+        """From here to `record` OpenAI may bill."""
+        self.tally.began(job)
+        self._running.add(carry)
+
+    async def finish(self, deadline_s: float) -> None:
+        """Let exchanges whose clients have left come to their end; record what has not by then (loop time) as it stands."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline_s):
+                while self._running:
+                    self._recorded.clear()
+                    await self._recorded.wait()
+        for carry in list(self._running):
+            carry.abandon()
 
     def give_back(self, decision: Decision) -> None:
         """Nothing reached OpenAI: return all that was reserved."""
@@ -111,8 +131,10 @@ class House:
             nothing = (0,) * len(decision.reservation.limits)
             self.counters.settle(decision.reservation, nothing, self.now_us() // 1000)
 
-    def record(self, job: Job, decision: Decision, entry: Entry) -> None:
+    def record(self, job: Job, carry: Carry, decision: Decision, entry: Entry) -> None:
         """The end of every exchange that may have reached OpenAI: into the journal, and out of the reservation."""
+        self._running.discard(carry)
+        self._recorded.set()
         self.journal.append(entry)
         if entry.answer_id is not None:  # an object OpenAI keeps belongs to the team that made it
             self._owners[entry.answer_id] = entry.team

@@ -77,15 +77,15 @@ class Worker:
 
     async def take_snapshot(self, snapshot: bytes) -> None:
         """New facts, from the next exchange on; with the first, begin to serve."""
-        facts = Facts(decode_snapshot(snapshot))
-        pools = self.house.pools
-        for account in facts.accounts.values():
-            kept = pools.get(account.name)
-            if kept is None or kept.account != account:
-                pools[account.name] = Pool(account, self._loop, self._deadlines)
-                if kept is not None:
-                    kept.retire()
-        self.house.facts = facts
+        facts, house = Facts(decode_snapshot(snapshot)), self.house
+        pools: dict[str, Pool] = {}
+        for account in facts.accounts.values():  # all of them before one is used: a certificate that cannot be read changes nothing
+            kept = house.pools.get(account.name)
+            pools[account.name] = kept if kept is not None and kept.account == account else Pool(account, self._loop, self._deadlines)
+        replaced = [pool for name, pool in house.pools.items() if pools.get(name) is not pool]
+        house.facts, house.pools = facts, pools
+        for pool in replaced:
+            pool.retire()
         if self._server is None and not self.drained.is_set():
             await self._serve(facts.snapshot.settings.proxy)
 
@@ -192,7 +192,9 @@ class Worker:
         if self._server is not None:
             self._server.close()
         facts = self.house.facts
-        await self._connections.drain(facts.snapshot.settings.proxy.drain_timeout_ms if facts else 0)
+        deadline_s = self._loop.time() + (facts.snapshot.settings.proxy.drain_timeout_ms / 1000 if facts else 0)
+        await self._connections.drain(deadline_s)
+        await self.house.finish(deadline_s)
         self._shares.give_back(time.time_ns() // 1_000_000)
         self._deadlines.stop()
 

@@ -98,14 +98,20 @@ class Carry:
     # taker of the upstream
 
     def take(self, reader: AnswerReader, payload: bytes) -> None:
-        """More of the answer."""
-        head = reader.head
-        if head is None:
+        """More of the answer. A fault of ours in here is the path's to record: nobody else would end the exchange."""
+        try:
+            self._take(reader, payload)
+        except Exception as error:
+            if self.done.opened:
+                self._leave_upstream()
+                self._client.abort()
+                raise
+            self.done.fail(error)
+
+    def _take(self, reader: AnswerReader, payload: bytes) -> None:
+        if reader.head is None:
             return
-        if self.head is None:
-            self._take_head(head)
-        tap = self.tap
-        assert tap is not None
+        tap = self.tap if self.tap is not None else self._take_head(reader.head)
         passing = tap.feed(payload) if payload else b""
         if not self.moments.first_token_ns and tap.started:
             self.moments.first_token_ns = self._clock_ns()
@@ -173,16 +179,18 @@ class Carry:
             self._client.abort()
 
     def abandon(self) -> None:
-        """The path has failed: nothing more is taken."""
+        """Nothing more is taken: the path has failed, or the worker ends and no client waits any more."""
         self._leave_upstream()
+        self._end("client_gone")
 
-    def _take_head(self, head: AnswerHead) -> None:
+    def _take_head(self, head: AnswerHead) -> Tap:
         self.moments.head_ns = self._clock_ns()
         self.head = head
         begun = self._begin(head)
         self.tap = begun.tap
         has_body = head.status not in (204, 304)
         self._client.begin(head.status, begun.header_lines, begun.content_length, has_body=has_body)
+        return begun.tap
 
     def _end(self, end: End) -> None:
         if self._end_seen is None:

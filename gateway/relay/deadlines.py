@@ -42,11 +42,15 @@ class Deadlines:
         """Begin to sweep."""
 
         def sweep() -> None:
+            self._handle = loop.call_later(SWEEP_MS / 1000, sweep)  # first: no fault of one may end the sweep for all
             now_s = loop.time()
-            for timed in [timed for timed in self._timed if timed.deadline_s <= now_s]:
-                if timed.deadline_s <= now_s:  # an earlier one may have ended it
-                    timed.expired()
-            self._handle = loop.call_later(SWEEP_MS / 1000, sweep)
+            for timed in self._timed:
+                if timed.deadline_s <= now_s:
+                    loop.call_soon(expire, timed)
+
+        def expire(timed: Timed) -> None:
+            if timed.deadline_s <= loop.time():  # nothing has come since
+                timed.expired()
 
         self._handle = loop.call_later(SWEEP_MS / 1000, sweep)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,22 @@ class NoConnection(Exception):
         self.timed_out = timed_out
 
 
+class _Waiter(Gate[None]):
+    """A call that waits for a connection, for as long as one may take to be made."""
+
+    __slots__ = ("_left", "deadline_s")
+
+    def __init__(self, deadline_s: float, left: Callable[[_Waiter], None]) -> None:
+        super().__init__()
+        self.deadline_s = deadline_s
+        self._left = left
+
+    def expired(self) -> None:
+        """Nothing came free in time."""
+        self._left(self)
+        self.fail(NoConnection("all of its connections were in use for too long", timed_out=True))
+
+
 class Pool:
     """Hands out connections: the one used last first, so that the others grow old and go."""
 
@@ -38,7 +55,8 @@ class Pool:
         self._loop = loop
         self._deadlines = deadlines
         self._idle: deque[Upstream] = deque()
-        self._waiting: deque[Gate[None]] = deque()
+        self._waiting: deque[_Waiter] = deque()
+        self._waking = False
         self._connecting: set[asyncio.Task[Upstream]] = set()
         self._open = 0
         self._retired = False
@@ -65,9 +83,10 @@ class Pool:
                 return await self._connect()
             if len(self._waiting) >= WAITING_MAX:
                 raise NoConnection(f"all {self.account.connections_max} connections are in use")
-            gate: Gate[None] = Gate()
-            self._waiting.append(gate)
-            await gate
+            waiter = _Waiter(self._loop.time() + self.account.connect_timeout_ms / 1000, self._forget)
+            self._waiting.append(waiter)
+            self._deadlines.add(waiter)
+            await waiter
 
     def release(self, upstream: Upstream) -> None:
         """Take a connection back, reusable or not."""
@@ -75,8 +94,7 @@ class Pool:
             self._idle.append(upstream)
         else:
             self._drop(upstream)
-        if self._waiting:
-            self._waiting.popleft().open(None)
+        self._wake_soon()
 
     def close_idle(self, *, all_of_them: bool = False) -> None:
         """Close connections that idled too long; called now and then."""
@@ -93,6 +111,23 @@ class Pool:
         self._retired = True
         self.close_idle(all_of_them=True)
 
+    def _wake_soon(self) -> None:
+        """Let those who wait try again, from a stack of their own: what one of them does may end here again."""
+        if self._waiting and not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._waking = False
+        while self._waiting and (self._idle or self._open < self.account.connections_max):
+            waiter = self._waiting.popleft()
+            self._deadlines.remove(waiter)
+            waiter.open(None)
+
+    def _forget(self, waiter: _Waiter) -> None:
+        self._deadlines.remove(waiter)
+        self._waiting.remove(waiter)
+
     def _drop(self, upstream: Upstream) -> None:
         self._open -= 1
         upstream.close()
@@ -103,8 +138,7 @@ class Pool:
             return await gate_of(self._connected(), self._connecting)
         except (OSError, ssl.SSLError, TimeoutError) as error:
             self._open -= 1
-            if self._waiting:
-                self._waiting.popleft().open(None)
+            self._wake_soon()
             raise NoConnection(_reason(error), timed_out=isinstance(error, TimeoutError)) from error
 
     async def _connected(self) -> Upstream:

@@ -39,12 +39,12 @@ class OpenConnections:
         if not self._open:
             self._none_left.set()
 
-    async def drain(self, timeout_ms: int) -> None:
-        """Let what runs come to its end; break off what has not after this time."""
+    async def drain(self, deadline_s: float) -> None:
+        """Let what runs come to its end; break off what has not by then (loop time)."""
         for connection in list(self._open):
             connection.drain()
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_ms / 1000):
+            async with asyncio.timeout_at(deadline_s):
                 await self._none_left.wait()
         for connection in list(self._open):
             connection.abort()

@@ -133,6 +133,7 @@ def test_beyond_the_maximum_calls_wait_in_their_order(relay: Any, loopback: Any)
             waiting = [relay.stepped(pool.acquire()) for _ in range(3)]
             assert [one.over for one in waiting] == [False, False, False]
             pool.release(had[0])
+            await loopback.until(lambda: waiting[0].over)
             assert [one.over for one in waiting] == [True, False, False]
             assert waiting[0].value is had[0]
             had[1].close()  # lost, so that the next one needs a new connection
@@ -141,6 +142,7 @@ def test_beyond_the_maximum_calls_wait_in_their_order(relay: Any, loopback: Any)
             room.had.append(waiting[1].value)
             assert not waiting[2].over
             pool.release(waiting[1].value)
+            await loopback.until(lambda: waiting[2].over)
             assert waiting[2].value is waiting[1].value
             assert (pool.idle, pool.busy) == (0, 2)
 
@@ -158,7 +160,42 @@ def test_only_so_many_calls_may_wait(relay: Any, loopback: Any) -> None:
             assert not any(one.over for one in waiting)
             for one in waiting:
                 room.pool.release(upstream)
+                await loopback.until(lambda one=one: one.over)
                 assert one.value is upstream
+
+    loopback.run(test)
+
+
+def test_many_who_gave_up_waiting_do_not_keep_the_living_from_their_connection(relay: Any, loopback: Any) -> None:
+    async def test() -> None:
+        async with loopback.origin() as origin, relay.room(origin.url, connections_max=1) as room:
+            pool = room.pool
+
+            async def gone() -> None:
+                pool.release(await pool.acquire())  # as the path does when the client has left
+
+            upstream = await room.acquire(loopback.until)
+            left = [relay.stepped(gone()) for _ in range(WAITING_MAX - 1)]
+            living = relay.stepped(pool.acquire())
+            pool.release(upstream)
+            await loopback.until(lambda: living.over)
+            assert living.value is upstream
+            assert all(one.over and one.error is None for one in left)
+
+    loopback.run(test)
+
+
+def test_who_waits_for_too_long_is_told_and_keeps_no_place(relay: Any, loopback: Any) -> None:
+    async def test() -> None:
+        async with loopback.origin() as origin, relay.room(origin.url, connections_max=1) as room:
+            upstream = await room.acquire(loopback.until)
+            late, patient = relay.stepped(room.pool.acquire()), relay.stepped(room.pool.acquire())
+            room.pool._waiting[0].expired()
+            assert isinstance(late.error, NoConnection)
+            assert late.error.timed_out
+            room.pool.release(upstream)
+            await loopback.until(lambda: patient.over)
+            assert patient.value is upstream
 
     loopback.run(test)
 

@@ -215,6 +215,7 @@ class Clock:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.timers: list[tuple[float, Any]] = []
+        self.soon: list[tuple[Any, tuple[Any, ...]]] = []
 
     def time(self) -> float:
         return self.now_s
@@ -231,6 +232,12 @@ class Clock:
         due, self.timers = [timer for timer in self.timers if timer[0] <= self.now_s], [t for t in self.timers if t[0] > self.now_s]
         for _, callback in due:
             callback()
+        while self.soon:
+            callback, arguments = self.soon.pop(0)
+            callback(*arguments)
+
+    def call_soon(self, callback: Any, *arguments: Any) -> None:
+        self.soon.append((callback, arguments))
 
 
 class Timed:
