@@ -16,23 +16,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from gateway.config.write import new_api_key
 from gateway.ledger.questions import SqliteQuestions
-from gateway.simulator import Line, compare, read_account
+from gateway.simulator import Line, compare
 from gateway.teams import key_hash
 
 Value = TypeVar("Value")
 
 DEADLINE_S = 20.0
-POLL_S = 0.005
+POLL_S = 0.01
 UPSTREAM_KEY = "sk-upstream-5e1f0c8a7b3d49d2"  # the account's: must be seen by the simulator and by nobody else
 DIRECT = "direct"  # X-Client-Request-Id of calls that go past the gateway: no ledger knows them
 NOWHERE_PORT = 1  # nothing listens on tcpmux, so a connection is refused at once
@@ -101,17 +102,9 @@ class Process:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "gateway", *argv], stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=environment, cwd=root
             )
-        self.ready_text = self._first_line(ready)
-
-    def _first_line(self, ready: str) -> str:
-        def look() -> str:
-            text = self.out.read_text()
-            assert self.popen.poll() is None, f"ended with {self.popen.returncode}: {text}{self.log.read_text()}"
-            return text
-
-        line = until(look, lambda text: "\n" in text, "a first line of output").splitlines()[0]
-        assert line.startswith(ready), line
-        return line
+        text = until(self.out.read_text, lambda text: "\n" in text or self.popen.poll() is not None, "a first line of output")
+        assert text.startswith(ready), text + self.log.read_text()
+        self.ready_text = text.splitlines()[0]
 
     def stop(self) -> int:
         """SIGTERM, and the exit status; what does not end is killed and -9."""
@@ -121,20 +114,6 @@ class Process:
         except subprocess.TimeoutExpired:
             self.popen.kill()
             return self.popen.wait()
-
-
-def processes_of(root: Path) -> dict[int, list[str]]:
-    """Every live process whose command line names this folder, by pid."""
-    found: dict[int, list[str]] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                argv = (folder / "cmdline").read_bytes().decode().split("\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if any(str(root) in argument for argument in argv):
-                found[int(folder.name)] = argv
-    return found
 
 
 class Place:
@@ -165,19 +144,18 @@ class Place:
         found = re.fullmatch(r"gateway: ready on (\S+) \(admin (\S+)\)", self.process.ready_text)
         assert found, self.process.ready_text
         self.base_url, self.admin_url = f"{found[1]}/v1", found[2]
-        self.started_s = time.monotonic()
 
     def stop(self) -> None:
         """Both end by themselves when asked, and nothing of them is left."""
         self._stack.close()
         statuses = {"gateway": self.process.stop(), "simulator": self.simulator.stop()}
-        left = until(lambda: processes_of(self.root), lambda found: not found, "no process left over", 5.0)
-        assert (statuses, left) == ({"gateway": 0, "simulator": 0}, {}), self.process.log.read_text()
+        assert statuses == {"gateway": 0, "simulator": 0}, self.process.log.read_text()
+        until(self.processes, lambda found: not found, "no process left over", 5.0)
 
     def kill_all(self) -> None:
         """Whatever is left of a test that failed."""
         self._stack.close()
-        for pid in processes_of(self.root):
+        for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
 
     def write(self, name: str, text: str) -> Path:
@@ -230,17 +208,27 @@ class Place:
         order = json.dumps({"faults": [faults], "times": times}).encode()
         assert request(self.upstream_url.removesuffix("/v1"), "POST", "/simulator/faults", order).status == 200
 
-    def account(self) -> list[Line]:
-        """What the simulator served to the gateway so far."""
-        return [line for line in read_account(self.account_file) if line.client_request_id != DIRECT]
+    def account(self, offset: int = 0) -> list[Line]:
+        """What the simulator served to the gateway, from a byte of its journal on."""
+        with self.account_file.open("rb") as file:
+            file.seek(offset)
+            lines = msgspec.json.Decoder(Line).decode_lines(file.read())
+        return [line for line in lines if line.client_request_id != DIRECT]
 
     def entries(self) -> list[dict[str, Any]]:
         """The ledger's effective entries, oldest first."""
         return list(self.ledger.entries())
 
     def processes(self) -> dict[int, list[str]]:
-        """The simulator, and everything that serves here, by pid."""
-        return processes_of(self.root)
+        """The simulator, and everything that serves here, by pid: what runs our modules and was told of this folder."""
+        found: dict[int, list[str]] = {}
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                    argv = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                    if argv[1:2] == ["-m"] and argv[2].startswith("gateway") and any(str(self.root) in word for word in argv):
+                        found[int(folder.name)] = argv
+        return found
 
     def role(self, name: str) -> int:
         """The pid of a role of this gateway: "books" or "worker"."""
@@ -251,20 +239,21 @@ class Place:
         return until(look, lambda pids: len(pids) == 1, f"one process that is {name}")[0]
 
     def settled(self) -> None:
-        """Wait until all that was written before now is in the ledger, and no exchange is under way."""
-        asked_s = time.monotonic()
+        """Wait until all that was written before now is in the ledger, and no exchange is under way.
 
-        def caught_up() -> bool:
-            before_s = time.monotonic()
-            lag = re.search(r"^gateway_ledger_lag_seconds (\S+)$", self.metrics(), re.MULTILINE)
-            return lag is not None and before_s - float(lag[1]) >= asked_s
+        Asking for an object that nobody made is refused only when the books have read every journal to its end, and wakes them.
+        """
+        bearer = {"Authorization": f"Bearer {self.keys['voice']}"}
 
-        until(caught_up, bool, "the books have caught up")
-        until(lambda: self.ledger.open_intents("w0"), lambda found: not found, "no exchange under way")
+        def under_way() -> Any:
+            answer = request(self.base_url, "GET", "/responses/resp_nobodys", headers=bearer)
+            return self.ledger.open_intents("w0") if answer.status == 404 else answer.body
 
-    def differences(self, since_us: int = 0, lines: int = 0) -> list[Any]:
-        """Where ledger and account disagree, from a moment and a line on: of what was billed, and of who was there at all."""
-        entries, account = list(self.ledger.entries(since_us=since_us)), self.account()[lines:]
+        until(under_way, lambda found: not found, "all is in the ledger, and nothing is under way")
+
+    def differences(self, since_us: int = 0, offset: int = 0) -> list[Any]:
+        """Where ledger and account disagree, from a moment and a place on: of what was billed, and of who was there at all."""
+        entries, account = list(self.ledger.entries(since_us=since_us)), self.account(offset)
         booked, served = {entry["exchange_id"] for entry in entries}, {line.client_request_id for line in account}
         return [
             *(found for found in compare(entries, account) if found.exchange_id not in self.priced_by_policy),
@@ -274,15 +263,8 @@ class Place:
 
     def complaints(self, offset: int = 0) -> list[str]:
         """Lines of the gateway's log from `offset` on that tell of something wrong, or are no log lines."""
-        text = self.process.log.read_bytes()[offset:].decode()
-        return [line for line in text.splitlines() if line and _level(line) not in ("debug", "info", "warning")]
-
-
-def _level(line: str) -> str:
-    try:
-        return str(json.loads(line)["level"])
-    except (ValueError, KeyError, TypeError):
-        return "a warning of the configuration" if ": warning: " in line else "no log line"
+        lines = self.process.log.read_bytes()[offset:].decode().splitlines()
+        return [line for line in lines if not re.search(r'"level": ?"(debug|info|warning)"', line)]
 
 
 class Journey:
@@ -292,7 +274,7 @@ class Journey:
         self.place, self._stack = place, stack
         self.base_url, self.upstream_url = place.base_url, place.upstream_url
         self._since_us = time.time_ns() // 1000
-        self._lines = len(place.account())
+        self._account_bytes = place.account_file.stat().st_size
         self._log_bytes = place.process.log.stat().st_size
         self._expected: list[str] = []
 
@@ -337,7 +319,7 @@ class Journey:
 
     def lines(self, count: int | None = None) -> list[Line]:
         """What the simulator served in this test; with a count, once it has written so many lines."""
-        return until(lambda: self.place.account()[self._lines :], lambda found: count in (None, len(found)), f"{count} lines")
+        return until(lambda: self.place.account(self._account_bytes), lambda found: count in (None, len(found)), f"{count} lines")
 
     def expect_log(self, event: str) -> None:
         """This test makes the gateway log an error of this name; without it the test fails."""
@@ -346,7 +328,7 @@ class Journey:
     def finish(self) -> None:
         """Ledger and account agree, and the log holds no error but those expected."""
         self.place.settled()
-        until(lambda: self.place.differences(self._since_us, self._lines), lambda found: not found, "ledger and account agree", 5.0)
+        until(lambda: self.place.differences(self._since_us, self._account_bytes), lambda found: not found, "ledger and account agree", 5.0)
         complaints = self.place.complaints(self._log_bytes)
         for event in self._expected:
             assert any(f'"event":"{event}"' in line.replace('": "', '":"') for line in complaints), f"{event} was not logged"
@@ -378,6 +360,8 @@ SHARED_TEAMS: dict[str, dict[str, Any]] = {
 def shared_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with _started(tmp_path_factory.mktemp("journeys"), SHARED_TEAMS) as place:
         yield place
+        assert place.differences() == []
+        assert place.ledger.recount().differences == ()
 
 
 @pytest.fixture

@@ -185,6 +185,7 @@ def test_when_serve_itself_is_killed_all_of_it_ends_and_the_next_start_finds_eve
 
     load = asyncio.run(story())
     place.process.popen.wait()
+    assert place.complaints() == []
     until(place.processes, lambda found: list(found) == [place.simulator.popen.pid], "books and worker have ended by themselves")
     place.serve()
     entries = check_books(journey, load, until)
