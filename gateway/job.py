@@ -21,7 +21,6 @@ from gateway.teams import Identity, Team
 from gateway.units import Usage
 
 _NOTHING = AskTokens(0, 0)
-_COST_WITHOUT_USAGE: dict[Kind, int | None] = {Kind.METERED: None, Kind.FREE: 0, Kind.UNMETERED: None, Kind.UNKNOWN: None}
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -61,7 +60,7 @@ def understand(call: Call, where: Route, identity: Identity, facts: Facts, excha
     limits = facts.limits_of(team, identity.key, card)
     if isinstance(limits, TierExcludes):
         return tier_excluded(limits)
-    tokens, usage, cost, version = _NOTHING, Usage(), _COST_WITHOUT_USAGE[endpoint.kind], None
+    tokens, usage, cost, version = _NOTHING, Usage(), 0 if endpoint.kind is Kind.FREE else None, None
     if endpoint.kind is Kind.METERED and body is not None:
         tokens = _worst_case(body, card, team, endpoint, facts)
         usage = usage_of_ask(tokens)
@@ -76,6 +75,9 @@ def understand(call: Call, where: Route, identity: Identity, facts: Facts, excha
 
 def _read_body(call: Call, endpoint: Endpoint, team: Team) -> CallBody | ApiError | None:
     """The body of an endpoint whose body matters; None for the others. Refuses what cannot be metered honestly."""
+    if endpoint.kind is Kind.WITHHELD:
+        message = "This list would show what other teams have stored, so it is not given. Ask for your own objects by their ids."
+        return invalid_request(message, status=403, code="shared_list")
     if endpoint.kind is Kind.UNMETERED and team.unmetered_paths != "allow":
         what = f"`{call.method} {call.path[:100].decode('ascii', 'replace')}`"
         message = (
@@ -85,7 +87,7 @@ def _read_body(call: Call, endpoint: Endpoint, team: Team) -> CallBody | ApiErro
         return invalid_request(message, status=403, code="unmetered_path")
     if endpoint.read is None:
         return None
-    if call.header(b"content-encoding") not in (None, b"identity"):
+    if any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in call.headers):
         return invalid_request("Send the request body uncompressed: this endpoint is metered.", status=415, code="unsupported_encoding")
     return endpoint.read(call.body())
 

@@ -166,6 +166,7 @@ class Worker:
             body_timeout_ms=settings.body_timeout_ms,
             idle_timeout_ms=settings.idle_timeout_ms,
             write_timeout_ms=settings.write_timeout_ms,
+            connections_max=settings.connections_max,
         )
 
         def accept() -> ClientConnection:

@@ -16,6 +16,7 @@ from gateway.metering.answers import (
     read_compaction_answer,
     read_completion_answer,
     read_embedding_answer,
+    read_moderation_answer,
     read_response_answer,
 )
 from gateway.metering.body import CallBody, read_chat, read_completion, read_embedding, read_moderation, read_response
@@ -31,6 +32,7 @@ class Kind(Enum):
     METERED = "metered"  # billed, and its usage is read
     FREE = "free"  # costs nothing; counted as a request
     UNMETERED = "unmetered"  # known to be billed and not metered yet: refused unless the team allows it
+    WITHHELD = "withheld"  # would show a team what all the others have stored: refused
     UNKNOWN = "unknown"  # not in this table: passed through and counted; nobody knows what it costs
 
 
@@ -109,6 +111,13 @@ ENDPOINTS = (
         for stored, owned_id in (("responses", "response_id"), ("chat/completions", "completion_id"))
         for method, kind in (("GET", Kind.FREE), ("DELETE", Kind.FREE), ("POST", Kind.UNKNOWN))
     ),
+    Endpoint("chat/completions/list", "GET", "/chat/completions", Kind.WITHHELD),
+    Endpoint("conversations", "POST", "/conversations", Kind.FREE, observe=lambda: AnswerObserver(read_moderation_answer)),
+    *(
+        Endpoint("conversations/other", method, path, Kind.FREE, owned_id="conversation_id")
+        for path in ("/conversations/{conversation_id}", "/conversations/{conversation_id}/{rest}")
+        for method in ("GET", "POST", "DELETE")
+    ),
     # what a team may see
     _free("models", "GET", "/models"),
     _free("models/retrieve", "GET", "/models/{model}"),
@@ -144,8 +153,6 @@ ENDPOINTS = (
     _free("files", "POST", "/files"),
     _free("uploads", "POST", "/uploads"),
     _free("uploads", "POST", "/uploads/{rest}"),
-    _free("conversations", "POST", "/conversations"),
-    _free("conversations", "POST", "/conversations/{rest}"),
     _free("assistants", "POST", "/assistants"),
     _free("assistants", "POST", "/assistants/{rest}"),
     _free("threads", "POST", "/threads"),

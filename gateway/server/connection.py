@@ -16,7 +16,7 @@ from gateway.relay.deadlines import NEVER, Deadlines
 from gateway.relay.gate import Steps
 from gateway.server.answer import Answer
 from gateway.server.open_connections import OpenConnections
-from gateway.server.refusals import CUT, FAILED, MALFORMED, TOO_SLOW, body_too_large, framing_problem, head_too_large
+from gateway.server.refusals import CUT, FAILED, MALFORMED, TOO_MANY, TOO_SLOW, body_too_large, framing_problem, head_too_large
 
 PIPELINED_MAX = 32  # requests read ahead on one connection; further ones wait in the socket
 DISCARDED_BYTES_MAX = 8_388_608  # of what was refused, read and dropped so that the client sees the answer
@@ -43,6 +43,7 @@ class Bounds(msgspec.Struct, frozen=True):
     body_timeout_ms: int
     idle_timeout_ms: int
     write_timeout_ms: int
+    connections_max: int = 10_000
 
 
 class ClientConnection(asyncio.Protocol):
@@ -92,6 +93,8 @@ class ClientConnection(asyncio.Protocol):
         self._open_connections.add(self)
         self._deadlines.add(self)
         self._expect_within(self._bounds.head_timeout_ms)
+        if len(self._open_connections) > self._bounds.connections_max:
+            self._refuse(TOO_MANY)
 
     def data_received(self, data: bytes) -> None:
         """Some of a request."""
@@ -106,11 +109,7 @@ class ClientConnection(asyncio.Protocol):
         elif in_body_before:
             self._expect_within(self._bounds.body_timeout_ms)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:  # offered (h2c, a WebSocket), and not taken: the call is served as it is
-            self._parser = httptools.HttpRequestParser(self)
-            if rest := data[upgrade.args[0] :]:
-                self.data_received(rest)
+            self._parse(data)
         except httptools.HttpParserCallbackError as error:
             why = error.__context__
             if not isinstance(why, _Refuse):
@@ -129,6 +128,14 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(MALFORMED)
         if len(self._waiting) > PIPELINED_MAX and self._transport is not None:
             self._transport.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                return self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:  # offered (h2c, a WebSocket), and not taken: the call is served as it is
+                self._parser = httptools.HttpRequestParser(self)
+                data = data[upgrade.args[0] :]
 
     def eof_received(self) -> bool:
         """The client has left. One that only stopped sending looks the same; but whoever waits for an answer keeps its side open,

@@ -13,6 +13,13 @@ UPGRADE_WITH_BODY = ApiError(
 )
 FAILED = ApiError(500, "server_error", "The gateway failed to take this request. It was logged; try again.", close=True)
 CUT = ApiError(400, "invalid_request_error", "The request ended before its body was whole. Send it again.", close=True)
+TOO_MANY = ApiError(
+    503,
+    "server_error",
+    "The gateway has as many connections open as it takes (proxy.connections_max). Try again in a moment.",
+    retry_after_ms=1_000,
+    close=True,
+)
 TOO_SLOW = ApiError(408, "invalid_request_error", "The request did not arrive in time. Send it again, without pauses.", close=True)
 
 

@@ -540,6 +540,24 @@ def test_what_has_not_ended_by_the_deadline_of_the_drain_is_broken_off(house: An
     house.run(test)
 
 
+def test_one_connection_too_many_is_told_so_and_the_others_are_served(house: Any, assert_openai_error: Any) -> None:
+    async def test() -> None:
+        async with house.door(bounds=msgspec.structs.replace(house.bounds, connections_max=2)) as door:
+            lines = [await door.line() for _ in range(2)]
+            for line in lines:
+                line.send(request("a"))
+                assert (await line.answer()).status == 200
+            over = await door.line()
+            got = await over.answer()
+            assert_openai_error(got.status, got.headers, got.body, 503)
+            assert got.headers["retry-after-ms"] == "1000"
+            assert await over.closed()
+            lines[0].send(request("b"))
+            assert (await lines[0].answer()).status == 200
+
+    house.run(test)
+
+
 def test_draining_nobody_takes_no_time(house: Any) -> None:
     async def test() -> None:
         await OpenConnections().drain(asyncio.get_running_loop().time() + 60)
