@@ -73,20 +73,23 @@ class Pool:
 
     async def acquire(self) -> Upstream:
         """A connection to send on. Raises NoConnection; then nothing was sent."""
+        waited = False
         while True:
-            while self._idle:
-                upstream = self._idle.pop()
-                if not upstream.closed and self._loop.time() - upstream.idle_since_s < self.account.idle_timeout_ms / 1000:
-                    return upstream
-                self._drop(upstream)
-            if self._open < self.account.connections_max:
-                return await self._connect()
+            if waited or not self._waiting:  # who waits goes first
+                while self._idle:
+                    upstream = self._idle.pop()
+                    if not upstream.closed and self._loop.time() - upstream.idle_since_s < self.account.idle_timeout_ms / 1000:
+                        return upstream
+                    self._drop(upstream)
+                if self._open < self.account.connections_max:
+                    return await self._connect()
             if len(self._waiting) >= WAITING_MAX:
                 raise NoConnection(f"all {self.account.connections_max} connections are in use")
             waiter = _Waiter(self._loop.time() + self.account.connect_timeout_ms / 1000, self._forget)
             self._waiting.append(waiter)
             self._deadlines.add(waiter)
             await waiter
+            waited = True
 
     def release(self, upstream: Upstream) -> None:
         """Take a connection back, reusable or not."""

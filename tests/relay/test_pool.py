@@ -149,6 +149,22 @@ def test_beyond_the_maximum_calls_wait_in_their_order(relay: Any, loopback: Any)
     loopback.run(test)
 
 
+def test_a_call_that_comes_just_as_a_connection_is_freed_does_not_overtake_those_waiting(relay: Any, loopback: Any) -> None:
+    async def test() -> None:
+        async with loopback.origin() as origin, relay.room(origin.url, connections_max=1) as room:
+            upstream = await room.acquire(loopback.until)
+            waiting = relay.stepped(room.pool.acquire())
+            room.pool.release(upstream)
+            late = relay.stepped(room.pool.acquire())  # in the same turn of the loop
+            await loopback.until(lambda: waiting.over)
+            assert not late.over
+            room.pool.release(upstream)
+            await loopback.until(lambda: late.over)
+            assert late.value is upstream
+
+    loopback.run(test)
+
+
 def test_only_so_many_calls_may_wait(relay: Any, loopback: Any) -> None:
     async def test() -> None:
         async with loopback.origin() as origin, relay.room(origin.url, connections_max=1) as room:
