@@ -88,7 +88,7 @@ def close_exchange(
         ended_at_us=max(ended_at_us, intent.admitted_at_us),
         timings_us=_timings(carry, started_ns, ended_ns),
         retry_count=intent.retry_count,
-        outcome="client_gone" if carry.client_left else _outcome(end, status),
+        outcome="client_gone" if carry.client_left else _outcome(end, status, observed),
         ask_tokens=tokens_of(job.ask_usage) or None,
         streamed=job.streams,
         answer_id=observed.answer_id if observed else None,
@@ -149,12 +149,14 @@ def _is_late(job: Job, observed: Observed | None) -> bool:
     return job.endpoint.late_usage and observed is not None and observed.answer_status in TERMINAL and observed.usage is not None
 
 
-def _outcome(end: End, status: int | None) -> str:
+def _outcome(end: End, status: int | None, observed: Observed | None) -> str:
     if end in _OUTCOMES:
         return _OUTCOMES[end]
     if status is None or status >= 500:
         return "upstream_error"
-    return "client_error" if status >= 400 else "ok"
+    if status >= 400:
+        return "client_error"
+    return "upstream_error" if observed is not None and observed.error_code is not None else "ok"  # an error inside a stream
 
 
 def _timings(carry: Carry, started_ns: int, ended_ns: int) -> dict[str, int]:

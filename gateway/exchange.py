@@ -25,7 +25,7 @@ from gateway.metering.observers import AnswerObserver
 from gateway.relay.answer import AnswerHead
 from gateway.relay.call import Body, Call, Client
 from gateway.relay.carry import Begun, Carry, End, Tap
-from gateway.relay.head import answer_lines, upstream_head
+from gateway.relay.head import answer_lines, upstream_head, without_credentials
 from gateway.relay.pool import NoConnection, Pool
 from gateway.teams.identify import identify
 
@@ -122,7 +122,8 @@ def _request_head(job: Job, pool: Pool, body: Body) -> bytes:
     """The request towards OpenAI, with the account's credentials in place of the team's."""
     call = job.call
     body_bytes = len(body) if isinstance(body, bytes) else call.body_bytes
-    target = pool.path_prefix + job.where.upstream_path + (b"?" + call.query if call.query else b"")
+    query = without_credentials(call.query)
+    target = pool.path_prefix + job.where.upstream_path + (b"?" + query if query else b"")
     return upstream_head(
         call.method.encode(),
         target,

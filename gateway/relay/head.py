@@ -21,6 +21,7 @@ _ANSWER_DROPPED = re.compile(
     rb"|openai-organization|openai-project|x-ratelimit-[^:]*|x-gateway-request-id):[^\r\n]*",
     re.IGNORECASE,
 )
+_QUERY_CREDENTIAL = re.compile(rb"(?:^|(?<=&))(?:api(?:-|_|%2d|%5f)key|authorization)(?:=|&|$)", re.IGNORECASE)
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 
 
@@ -59,6 +60,13 @@ def upstream_head(
         parts.append(b"content-length: %d\r\n" % content_length)
     parts.append(b"\r\n")
     return b"".join(parts)
+
+
+def without_credentials(query: bytes) -> bytes:
+    """The query without what some clients put a key into (Azure's, in browsers); all else byte for byte."""
+    if not _QUERY_CREDENTIAL.search(query):
+        return query
+    return b"&".join([part for part in query.split(b"&") if not _QUERY_CREDENTIAL.match(part)])
 
 
 def answer_lines(head: AnswerHead) -> bytes:

@@ -105,7 +105,7 @@ EXITS = {
     "cut inside a stream": three_tokens(streamed(OPENING, b""), "closes", "upstream_error", last="abort"),
     "cut inside reasoning": unknown(streamed(OPENING, b""), "closes", outcome="upstream_error", ask=O3, last="abort"),
     "cut behind the usage": reported(streamed(STREAM[:-1], b""), "closes", "upstream_error", ask=STREAMS, last="abort"),
-    "an error inside a stream": three_tokens(streamed([*OPENING, ERROR_EVENT]), "stays", "ok", error_code="server_error"),
+    "an error inside a stream": three_tokens(streamed([*OPENING, ERROR_EVENT]), "stays", "upstream_error", error_code="server_error"),
     "the client leaves before the answer": unknown(b"", "client leaves", 0, "client_gone", last="", error_code="client_gone"),
     "the client leaves inside a stream": three_tokens(streamed(OPENING, b""), "client leaves", "client_gone", last=""),
     "the client leaves inside reasoning": unknown(streamed(OPENING, b""), "client leaves", outcome="client_gone", ask=O3, last=""),

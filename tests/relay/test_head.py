@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.relay.answer import AnswerReader
-from gateway.relay.head import answer_lines, status_line, upstream_head
+from gateway.relay.head import answer_lines, status_line, upstream_head, without_credentials
 
 ACCOUNT = b"host: api.openai.com\r\nauthorization: Bearer sk-account\r\n"
 
@@ -25,6 +25,22 @@ def sent(headers: list[tuple[bytes, bytes]], *, content_length: int | None = Non
 FIXED = [
     b"POST /v1/chat/completions?a=b HTTP/1.1", b"host: api.openai.com", b"authorization: Bearer sk-account", b"x-client-request-id: gx-1"
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("query", "sent"),
+    [
+        (b"", b""),
+        (b"limit=2&after=x", b"limit=2&after=x"),
+        (b"api-key=gk-voice", b""),
+        (b"a=1&api-key=gk-voice&b=2", b"a=1&b=2"),
+        (b"API_KEY=gk&Authorization=Bearer+gk", b""),
+        (b"api%2Dkey=gk&x", b"x"),
+        (b"my-api-key=1&note=api-key=2", b"my-api-key=1&note=api-key=2"),
+    ],
+)
+def test_a_key_in_the_query_stays_here(query: bytes, sent: bytes) -> None:
+    assert without_credentials(query) == sent
 
 
 def test_the_head_is_the_accounts_and_then_the_clients() -> None:
