@@ -8,7 +8,7 @@ A bad file changes nothing: `load` returns the problems, and the caller keeps wh
     fields       how one value is written (dollars, listeners, ...)     proxy_of_environment   HTTPS_PROXY for an account
     gateway_file, team_file   what gateway.yaml and a team file may say
     files        which files there are, and reading only those that changed
-    settings     gateway.yaml to `Settings`, secrets and certificates read
+    settings     gateway.yaml to `Settings`, secrets read      certificates   tried as the workers will use them
     load         everything together      checks   what only shows when files are held against each other
     shipped      the cards and tiers that come with the product
     write        `gateway init` and `gateway keys`      watch   has anything changed?      schemas   for editors

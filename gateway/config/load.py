@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -63,6 +63,14 @@ class Loaded:
         )
 
 
+class NotLoaded(list[Problem]):
+    """Every problem there is, warnings included, and what to watch: a file that is named may be what will be mended."""
+
+    def __init__(self, problems: Iterable[Problem], stamps: Stamps, named_files: tuple[Path, ...] = ()) -> None:
+        super().__init__(problems)
+        self.stamps, self.named_files = stamps, named_files  # as of `Loaded`
+
+
 def load(
     folder: Path,
     env: Mapping[str, str],
@@ -71,10 +79,10 @@ def load(
     purpose: Purpose = "check",
     shipped: Path | None = None,
     read: Reader = read_bytes,
-) -> Loaded | list[Problem]:
+) -> Loaded | NotLoaded:
     """Read gateway.yaml, tiers.yaml, models/*.yaml and teams/*.yaml. Problems, where there are any, come all at once, with warnings."""
     if not os.path.isdir(folder):
-        return [Problem(str(folder), 0, "", "there is no such folder; `gateway init` makes one")]
+        return NotLoaded([Problem(str(folder), 0, "", "there is no such folder; `gateway init` makes one")], stamps_of(folder))
     findings = Findings()
     stamps = stamps_of(folder)
     files = Files(env, previous.files if previous else {}, read, findings)
@@ -86,7 +94,8 @@ def load(
     teams = list(files.read_folder(folder / "teams", TeamFile, TeamFile.to_team))
 
     names = _names(files, folder, gateway, tiers, cards)
-    settings, named_stamps = None, {}
+    settings: Settings | None = None
+    named_stamps: Stamps = {}
     if gateway is not None:
         check_gateway(gateway, names, findings)
         reader = SettingsReader(LazySource(gateway), env, purpose, read, findings)
@@ -101,8 +110,9 @@ def load(
         findings.problems.append(Problem(str(folder / "teams"), 0, "", message, severity="warning"))
 
     problems = _sorted(findings.problems, files.order)
+    named_files = tuple(map(Path, named_stamps))
     if findings.errors or settings is None or tiers is None:
-        return problems
+        return NotLoaded(problems, stamps | named_stamps, named_files)
     return Loaded(
         settings=settings,
         catalogue=Catalogue(tuple(card.value for card, _ in cards), tiers.value.default_limits),
@@ -112,7 +122,7 @@ def load(
         config_hash=_hash(folder, shipped, files.read_files),
         warnings=tuple(problems),
         files=files.read_files,
-        named_files=tuple(map(Path, named_stamps)),
+        named_files=named_files,
         stamps=stamps | named_stamps,
     )
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from gateway.config.certificates import ca_file_problem, tls_problem
 from gateway.config.fields import parse_proxy_url
 from gateway.config.files import Reader
 from gateway.config.gateway_file import AccountSection, GatewayFile, TlsSection
@@ -101,7 +102,7 @@ class SettingsReader:
             message = "does not end in /v1, where OpenAI's API is"
             self.findings.add(self.source, (*path, "base_url"), message, show=True, severity="warning")
         if section.ca_file:
-            self._named_file((*path, "ca_file"), section.ca_file)
+            self._ca_file((*path, "ca_file"), section.ca_file)
         for header in ("organization", "project"):
             if not re.fullmatch(r"[!-~]*", getattr(section, header) or ""):
                 self.findings.add(self.source, (*path, header), "must be visible ASCII characters, since it goes into a header", show=True)
@@ -141,17 +142,24 @@ class SettingsReader:
         message = f"there is no key for this account, so every call would fail; {todo}"
         self.findings.add(self.source, path, message, severity="error" if self.purpose == "serve" else "warning")
 
-    def _tls(self, section: TlsSection) -> Tls:
-        return Tls(
-            certificate_file=self._named_file(("proxy", "tls", "certificate"), section.certificate),
-            key_file=self._named_file(("proxy", "tls", "key"), section.key),
-        )
+    def _ca_file(self, path: KeyPath, written: str) -> None:
+        named, readable = self._named_file(path, written)
+        if readable and (message := ca_file_problem(named)):
+            self.findings.add(self.source, path, message)
 
-    def _named_file(self, path: KeyPath, written: str) -> str:
-        """The path, after it was seen that the file can be read."""
+    def _tls(self, section: TlsSection) -> Tls:
+        path: KeyPath = ("proxy", "tls")
+        certificate, certificate_readable = self._named_file((*path, "certificate"), section.certificate)
+        key, key_readable = self._named_file((*path, "key"), section.key)
+        if certificate_readable and key_readable and (problem := tls_problem(certificate, key)):
+            part, message = problem
+            self.findings.add(self.source, (*path, part), message)
+        return Tls(certificate_file=certificate, key_file=key)
+
+    def _named_file(self, path: KeyPath, written: str) -> tuple[str, bool]:
+        """The path, and whether the file can be read: a problem is noted when it cannot."""
         named = written.removeprefix("file:")
-        self._content(path, named)
-        return named
+        return named, self._content(path, named) is not None
 
     def _secret(self, path: KeyPath, written: SecretStr) -> Secret:
         text = written.get_secret_value()
@@ -169,7 +177,7 @@ class SettingsReader:
 
     def _content(self, path: KeyPath, named: str) -> bytes | None:
         file = Path(named)
-        self.stamps[named] = stamp_of(file)
+        self.stamps[str(file)] = stamp_of(file)  # spelt as `watch.stamps_of` will: else each look would find a change
         try:
             if not named or os.path.isdir(named):
                 raise FileNotFoundError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,3 +86,28 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     for name, text in (("gateway.yaml", GATEWAY), ("tiers.yaml", TIERS), ("models/gpt-4o.yaml", CARD), ("teams/voice.yaml", TEAM)):
         folder.write(name, text)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
+    """Certificates and keys, by what they are."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make certificates with")
+    folder = tmp_path_factory.mktemp("pem")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    for name in ("ours", "other"):
+        openssl(
+            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=x"),
+            *("-keyout", f"{name}.key", "-out", f"{name}.crt"),
+        )
+    openssl("pkcs8", "-topk8", "-in", "ours.key", "-out", "locked.key", "-passout", "pass:word")
+    openssl("req", "-x509", "-newkey", "rsa:512", "-nodes", "-subj", "/CN=x", "-keyout", "weak.key", "-out", "weak.crt")
+    (folder / "ca.cnf").write_text("[ca]\ndefault_ca = us\n[us]\ndatabase = index\ndefault_md = sha256\ndefault_crl_days = 2\n")
+    (folder / "index").touch()
+    openssl("ca", "-gencrl", "-config", "ca.cnf", "-keyfile", "ours.key", "-cert", "ours.crt", "-out", "revoked.crl")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    cut = files["ours.crt"][:300]
+    return files | {"whole and half.crt": files["ours.crt"] + cut, "half.crt": cut, "both.pem": files["ours.crt"] + files["ours.key"]}

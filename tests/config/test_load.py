@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from gateway.config.load import Loaded, load
 from gateway.config.settings import Purpose
 from gateway.config.shipped import shipped_folder
-from gateway.config.snapshot import Account, Facts, Listen, Secret, Snapshot, Tier, decode_snapshot, encode_snapshot
+from gateway.config.snapshot import Account, Facts, Listen, Secret, Snapshot, Tier, Tls, decode_snapshot, encode_snapshot
 from gateway.teams import Budget, Key, RealtimeCaps, Team
 from gateway.units import Limits
 
@@ -228,13 +229,16 @@ def test_secrets_in_files_are_read_without_the_newline_and_never_shown(folder: F
     assert folder.texts()[0] == "config/gateway.yaml:1: accounts.openai.api_key: the file it names is empty"
 
 
-def test_certificates_that_are_there_are_named_without_their_prefix(folder: Folder) -> None:
-    folder.write("tls.crt", "x")
-    tls_text = "proxy: {tls: {certificate: file:config/tls.crt, key: config/tls.crt}}\n"
-    folder.write("gateway.yaml", "accounts: {openai: {api_key: x}}\n" + tls_text)
-    tls = folder.good().settings.proxy.tls
-    assert tls is not None
-    assert (tls.certificate_file, tls.key_file) == ("config/tls.crt", "config/tls.crt")
+def test_certificates_that_are_there_are_named_without_their_prefix(folder: Folder, pem: Mapping[str, bytes]) -> None:
+    folder.write("tls.crt", pem["ours.crt"])
+    folder.write("tls.key", pem["ours.key"])
+    folder.write("both.pem", pem["both.pem"])
+    for certificate, key in (("config/tls.crt", "config/tls.key"), ("config/both.pem", "config/both.pem")):
+        tls_text = f"proxy: {{tls: {{certificate: file:{certificate}, key: {key}}}}}\n"
+        folder.write("gateway.yaml", "accounts: {openai: {api_key: x, ca_file: file:config/tls.crt}}\n" + tls_text)
+        settings = folder.good().settings
+        assert settings.proxy.tls == Tls(certificate, key)
+        assert settings.accounts[0].ca_file == "config/tls.crt"
 
 
 def test_serving_needs_a_key_unless_the_upstream_is_on_this_machine(folder: Folder) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.config.load import Loaded
+import pytest
+
+from gateway.config.load import Loaded, NotLoaded
 from gateway.config.watch import changed_since, stamps_of
 
 if TYPE_CHECKING:
@@ -135,3 +138,33 @@ def test_what_was_loaded_knows_its_own_stamps(folder: Folder) -> None:
     assert changed_since(loaded.stamps, stamps_of(folder.root, loaded.named_files)) == []
     folder.write("key", "sk-two\n")
     assert changed_since(loaded.stamps, stamps_of(folder.root, loaded.named_files)) == ["config/key"]
+
+
+@pytest.mark.parametrize("named", ["./config/key", "config//key", "config/teams/../key"])
+def test_however_a_file_is_named_it_changes_only_when_it_does(folder: Folder, named: str) -> None:
+    folder.write("key", "sk-1\n")
+    folder.write("gateway.yaml", f"accounts: {{openai: {{api_key: 'file:{named}'}}}}\n")
+    loaded = folder.good()
+    assert changed_since(loaded.stamps, stamps_of(folder.root, loaded.named_files)) == []
+    folder.write("key", "sk-two\n")
+    assert len(changed_since(loaded.stamps, stamps_of(folder.root, loaded.named_files))) == 1
+
+
+def test_a_file_that_is_named_and_bad_is_watched_until_it_is_mended(folder: Folder, pem: Mapping[str, bytes]) -> None:
+    folder.write("ca.pem", "no certificate")
+    folder.write("gateway.yaml", "accounts: {openai: {api_key: x, ca_file: ./config/ca.pem}}\n")
+    bad = folder.load()
+    assert isinstance(bad, NotLoaded)
+    assert changed_since(bad.stamps, stamps_of(folder.root, bad.named_files)) == []
+    folder.write("ca.pem", pem["ours.crt"])
+    assert changed_since(bad.stamps, stamps_of(folder.root, bad.named_files)) == ["config/ca.pem"]
+    folder.good()
+
+
+def test_a_folder_that_is_not_there_is_watched_too(folder: Folder) -> None:
+    folder.root.rename("elsewhere")
+    bad = folder.load()
+    assert isinstance(bad, NotLoaded)
+    assert changed_since(bad.stamps, stamps_of(folder.root, bad.named_files)) == []
+    Path("elsewhere").rename(folder.root)
+    assert changed_since(bad.stamps, stamps_of(folder.root, bad.named_files)) != []
