@@ -36,7 +36,6 @@ DEADLINE_S = 20.0
 POLL_S = 0.01
 UPSTREAM_KEY = "sk-upstream-5e1f0c8a7b3d49d2"  # the account's: must be seen by the simulator and by nobody else
 DIRECT = "direct"  # X-Client-Request-Id of calls that go past the gateway: no ledger knows them
-NOWHERE_PORT = 1  # nothing listens on tcpmux, so a connection is refused at once
 
 GATEWAY_YAML = """\
 proxy: {{listen: "127.0.0.1:0", drain_timeout_ms: 5000}}
@@ -44,7 +43,7 @@ admin: {{listen: "127.0.0.1:0"}}
 accounts:
   openai: {{base_url: "{upstream}", api_key: "${{UPSTREAM_KEY}}", tier: tier-5}}
   impatient: {{base_url: "{upstream}", api_key: "${{UPSTREAM_KEY}}", first_byte_timeout_ms: 300, stall_timeout_ms: 300}}
-  nowhere: {{base_url: "http://127.0.0.1:{nowhere}/v1", api_key: "${{UPSTREAM_KEY}}"}}
+  nowhere: {{base_url: "http://127.0.0.1:1/v1", api_key: "${{UPSTREAM_KEY}}"}}  # tcpmux: nobody listens, so it is refused at once
 journal: {{folder: "{root}/journal"}}
 ledger: "sqlite:{root}/ledger.db"
 """
@@ -133,7 +132,7 @@ class Place:
         argv = ["simulator", "--listen", "127.0.0.1:0", "--journal", str(self.account_file), "--api-key", UPSTREAM_KEY, *pace]
         self.simulator = Process(self.root, "simulator", argv, {}, "simulator: listening on ")
         self.upstream_url = self.simulator.ready_text.split()[-1]
-        self.write("gateway.yaml", GATEWAY_YAML.format(upstream=self.upstream_url, root=self.root, nowhere=NOWHERE_PORT))
+        self.write("gateway.yaml", GATEWAY_YAML.format(upstream=self.upstream_url, root=self.root))
         self.write("tiers.yaml", TIERS_YAML)
         self.serve()
 
@@ -190,7 +189,6 @@ class Place:
         return request(self.admin_url, method, path)
 
     def metrics(self) -> str:
-        """The exposition as it is now."""
         return self.admin("/metrics").body.decode()
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -281,8 +279,7 @@ class Journey:
     def team(self, name: str, **settings: Any) -> str:
         """A team for this test, known to the gateway when this returns; its key."""
         key = self.place.team(name, **settings)
-        answer = self.place.reload()
-        assert answer.status == 200, answer.body
+        assert self.place.reload().status == 200
         return key
 
     def client(self, team: str = "voice", **options: Any) -> OpenAI:
@@ -399,5 +396,5 @@ def check_error() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(name="until")
-def until_fixture() -> Callable[..., Any]:
+def _until() -> Callable[..., Any]:
     return until
