@@ -182,8 +182,6 @@ class Place:
             known = self._clients[options["api_key"]] = self._stack.enter_context(OpenAI(**options))
         return known
 
-    # -- questions ----------------------------------------------------------------------------------------------------
-
     def admin(self, path: str, method: str = "GET") -> Answer:
         """The admin port's answer."""
         return request(self.admin_url, method, path)
