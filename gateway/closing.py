@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.admission import Admitted, Decision
+from gateway.admission import Refused
 from gateway.catalogue import Card
 from gateway.config.snapshot import Facts
 from gateway.endpoints.table import Kind
@@ -24,8 +24,8 @@ _OUTCOMES: dict[End, str] = {
 TERMINAL = frozenset({"completed", "incomplete", "failed", "cancelled"})
 
 
-def intent_of(job: Job, decision: Decision, admitted_at_us: int) -> Intent:
-    """What is written down before OpenAI is contacted."""
+def intent_of(job: Job, shadowed: Refused | None, admitted_at_us: int) -> Intent:
+    """What is written down before OpenAI is contacted. `shadowed`: what would have refused it, were its team's limits enforced."""
     call, identity = job.call, job.identity
     return Intent(
         exchange_id=job.exchange_id,
@@ -42,14 +42,14 @@ def intent_of(job: Job, decision: Decision, admitted_at_us: int) -> Intent:
         client_request_id=_text(call.header(b"x-client-request-id")),
         retry_count=_count(call.header(b"x-stainless-retry-count")),
         admitted_at_us=admitted_at_us,
-        marks=_marks(job, decision),
+        marks=_marks(job, shadowed),
     )
 
 
-def _marks(job: Job, decision: Decision) -> tuple[str, ...]:
+def _marks(job: Job, shadowed: Refused | None) -> tuple[str, ...]:
     """How it was admitted, and that its input is partly kept at OpenAI, which estimates learn from."""
     marks = ("history",) if job.body is not None and job.body.history else ()
-    return marks if isinstance(decision, Admitted) else (*marks, f"shadow:{decision.limit.scope}:{decision.limit.kind}")
+    return marks if shadowed is None else (*marks, f"shadow:{shadowed.limit.scope}:{shadowed.limit.kind}")
 
 
 def close_exchange(

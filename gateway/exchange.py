@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from gateway.admission import Refused
 from gateway.admission.answers import ratelimit_headers, refusal
+from gateway.admission.limits import account_part
 from gateway.closing import close_exchange, intent_of, unknown_entry
 from gateway.config.snapshot import Facts
 from gateway.control import BooksAway
@@ -57,15 +58,19 @@ async def exchange(call: Call, client: Client, house: House) -> None:
     decision = await house.counters.reserve(job.ask, house.now_us() // 1000)  # 5 admit
     house.tally.decided(job, decision)
     limit_lines = _header_lines(ratelimit_headers(decision.readings))
-    if isinstance(decision, Refused) and identity.team.mode == "enforce":
-        return client.refuse(refusal(decision, model=job.model_asked or "this call", team=identity.team.name), limit_lines + _own_ids(job))
+    shadowed = decision if isinstance(decision, Refused) else None
+    if shadowed is not None:
+        if identity.team.mode == "enforce":
+            error = refusal(shadowed, model=job.model_asked or "this call", team=identity.team.name)
+            return client.refuse(error, limit_lines + _own_ids(job))
+        decision = await house.counters.reserve(account_part(job.ask), house.now_us() // 1000)  # it passes, and others share that
     pool = pools[job.account.name]
     try:
         upstream = await pool.acquire()
     except NoConnection as error:
         house.give_back(decision)  # nothing reached OpenAI
         return client.refuse(_no_connection(error), _own_ids(job))
-    intent = intent_of(job, decision, house.now_us())
+    intent = intent_of(job, shadowed, house.now_us())
     if client.gone or not _intended(intent, house):  # written down before OpenAI is contacted
         house.give_back(decision)
         pool.release(upstream)

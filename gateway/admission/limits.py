@@ -108,6 +108,12 @@ def ask_for(
     return Ask(exchange_id, limits, units_for(limits, 1, tokens))
 
 
+def account_part(ask: Ask) -> Ask:
+    """What the call takes of the capacity that all teams share, and nothing of its own team's."""
+    of_account = [(limit, cost) for limit, cost in zip(ask.limits, ask.costs_units, strict=True) if limit.scope == "account"]
+    return Ask(ask.exchange_id, tuple(limit for limit, _ in of_account), tuple(cost for _, cost in of_account))
+
+
 def units_for(limits: tuple[Limit, ...], requests: int, tokens: int) -> tuple[int, ...]:
     """What so many requests and tokens are in each of these buckets: costs of an ask, or actual units when it settles."""
     return tuple([tokens if limit.kind == "tpm" else requests for limit in limits])

@@ -196,6 +196,21 @@ def test_shadow_mode_lets_pass_what_it_would_refuse_and_says_so(rooms: Any, loop
     loopback.run(test)
 
 
+def test_what_shadow_mode_lets_pass_still_counts_against_what_all_teams_share(rooms: Any, loopback: Any, tmp_path: Path) -> None:
+    async def test() -> None:
+        team = {"mode": "shadow", "limits": {"gpt-4o": Limits(rpm=1)}}
+        account = {"tier": "tier-1"}
+        async with loopback.origin() as origin, rooms.worker(origin.url, tmp_path, account=account, **team) as worker:
+            for _ in range(3):
+                origin.answers.append(counted(ANSWER))
+                await rooms.through(rooms.call(body=CHAT), loopback.client(), worker, loopback.until)
+            worker.house.counters.give_back(rooms.now_us // 1000)
+            assert worker.taken()["account rpm"] == 3
+            assert worker.taken()["group rpm"] == 1
+
+    loopback.run(test)
+
+
 def test_an_unmetered_path_that_is_allowed_is_written_down_without_a_price(rooms: Any, loopback: Any, tmp_path: Path) -> None:
     async def test() -> None:
         async with loopback.origin() as origin, rooms.worker(origin.url, tmp_path, unmetered_paths="allow") as worker:
