@@ -62,8 +62,10 @@ def journal_checks(gaps: Mapping[str, Gap], unreadable: Mapping[str, str]) -> tu
     return tuple(checks) or (Check("journal", Level.OK),)
 
 
-def config_check(problems: Sequence[str]) -> Check:
-    """The last reload: when it was refused, the configuration before it rules."""
+def config_check(problems: Sequence[str], *, waiting: bool = False) -> Check:
+    """The last reload: refused, or not decided since no worker is there. In both the configuration before it rules."""
     if problems:
         return Check("config", Level.DEGRADED, "last_reload_refused", "; ".join(problems))
+    if waiting:
+        return Check("config", Level.DEGRADED, "waiting_for_worker", "no worker is there to take the configuration that was loaded last")
     return Check("config", Level.OK)

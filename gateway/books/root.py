@@ -99,7 +99,7 @@ class Books:
             *workers_checks(links, self.configuration.version, self.snapshot.settings.workers),
             ledger_check(self.follower.state, self.follower.detail, self.follower.lag_s()),
             *journal_checks(self.bookkeeper.gaps, self.follower.unreadable),
-            config_check(self.configuration.problems),
+            config_check(self.configuration.refusal, waiting=self.configuration.waiting),
         )
 
     async def ask(self, question: Callable[[Questions], Answer]) -> Answer:
@@ -216,7 +216,7 @@ async def _be_alone(stack: AsyncExitStack, folder: Path, stop: asyncio.Event) ->
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     lock = os.open(folder / "books.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     stack.callback(os.close, lock)
-    deadline_s = time.monotonic() + ALONE_WAIT_S
+    deadline_s, told = time.monotonic() + ALONE_WAIT_S, False
     while not stop.is_set():
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -225,6 +225,9 @@ async def _be_alone(stack: AsyncExitStack, folder: Path, stop: asyncio.Event) ->
             if time.monotonic() > deadline_s:
                 _log.error("books_kept_already", folder=str(folder))
                 return False
+            if not told:
+                told = True
+                _log.info("books_wait_for_others", folder=str(folder))
         await asyncio.sleep(0.1)
     return False
 

@@ -82,20 +82,26 @@ def entry(number: int, **changes: Any) -> Entry:
 class Worker:
     """A worker's journal and control socket, with handlers that keep what the books say."""
 
-    def __init__(self, folder: Path, name: str, refuse: bool = False) -> None:
+    def __init__(self, folder: Path, name: str, refuses: Callable[[Snapshot], bool] = lambda _: False) -> None:
         self.journal = JournalWriter(folder, name)
         self.snapshots: list[Snapshot] = []
         self.snapshot_came = asyncio.Condition()
         self.refills: asyncio.Queue[tuple[Spent, ...]] = asyncio.Queue()
-        self.refuse = refuse
+        self.refuses = refuses
+        self.stuck = asyncio.Event()  # set: a snapshot is being taken that is in `dies_of`
+        self.dies_of: Callable[[Snapshot], bool] = lambda _: False  # it is never done with taking these
         hello = Hello(name, self.journal.boot, os.getpid(), "1")
         self.control = WorkerControl(control_path(folder, name), hello, self, report_every_ms=20)
 
     async def take_snapshot(self, snapshot: bytes) -> None:
-        if self.refuse:
-            raise ValueError("this worker takes nothing")
+        given = decode_snapshot(snapshot)
+        if self.refuses(given):
+            raise ValueError("this worker does not take it")
+        if self.dies_of(given):
+            self.stuck.set()
+            await asyncio.Event().wait()
         async with self.snapshot_came:
-            self.snapshots.append(decode_snapshot(snapshot))
+            self.snapshots.append(given)
             self.snapshot_came.notify_all()
 
     async def snapshot_where(self, wanted: Callable[[Snapshot], bool]) -> Snapshot:
@@ -190,8 +196,8 @@ class Place:
                 assert await task == 0
 
     @asynccontextmanager
-    async def worker(self, name: str = "w0", refuse: bool = False) -> AsyncIterator[Worker]:
-        worker = Worker(self.journal, name, refuse)
+    async def worker(self, name: str = "w0", refuses: Callable[[Snapshot], bool] = lambda _: False) -> AsyncIterator[Worker]:
+        worker = Worker(self.journal, name, refuses)
         await worker.control.start()
         try:
             yield worker

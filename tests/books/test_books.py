@@ -9,12 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.books import BooksOptions, run_books
-from gateway.books.reloading import Configuration
-from gateway.config.load import Loaded, load
-from gateway.control import WorkerLink, control_path
-from gateway.metrics import EntryMetrics, Families, LiveMetrics
 from gateway.units import Meter
 
 Run = Callable[[Awaitable[None]], None]
@@ -187,12 +184,31 @@ def test_what_one_worker_refuses_rules_in_none(place: Any, run: Run) -> None:
         async with place.books() as admin, place.worker("w0") as willing, place.worker("w1") as other:
             await willing.snapshot_where(lambda _: True)
             await other.snapshot_where(lambda _: True)
-            other.refuse = True
+            other.refuses = lambda _: True
             place.write("teams/search.yaml", "team: search\ntier: tier-1\nmodels: ['*']\n")
             refused = (await admin.json("/admin/v1/reload", "POST"))["error"]
-            assert "worker w1: ValueError: this worker takes nothing" in refused["message"]
+            assert "worker w1: ValueError: this worker does not take it" in refused["message"]
             assert [[team.name for team in snapshot.teams] for snapshot in willing.snapshots] == [["voice"], ["search", "voice"], ["voice"]]
             assert [team["team"] for team in (await admin.json("/admin/v1/teams"))["teams"]] == ["voice"]
+
+    run(story())
+
+
+def test_a_change_without_a_worker_waits_for_one_and_says_so(place: Any, run: Run) -> None:
+    async def story() -> None:
+        async with place.books() as admin:
+            async with place.worker() as worker:
+                await admin.until(admin.ready, lambda ready: ready[0] == 200)
+                assert len(worker.snapshots) == 1
+            await admin.until(admin.ready, lambda ready: ready[0] == 503)
+            place.write("teams/search.yaml", "team: search\ntier: tier-1\nmodels: ['*']\n")
+            assert "no worker is there" in (await admin.json("/admin/v1/reload", "POST"))["error"]["message"]
+            assert (await admin.ready())[1]["config"] == "degraded waiting_for_worker"
+            shown = {"check": "config", "state": "waiting_for_worker"}
+            await admin.until(lambda: admin.metric("gateway_degraded", **shown), lambda value: value == 1)
+            async with place.worker() as worker:
+                await admin.until(admin.ready, lambda ready: ready == (200, ALL_WELL))
+                assert [len(snapshot.teams) for snapshot in worker.snapshots] == [2]
 
     run(story())
 
@@ -209,50 +225,22 @@ def test_a_configuration_that_is_bad_at_the_start_ends_the_books_with_its_proble
     assert "voice.yaml:2: tier" in said
 
 
-def test_books_that_are_kept_already_are_waited_for(place: Any, run: Run) -> None:
+@pytest.mark.parametrize("waits_on", [True, False], ids=["until they have closed", "unless they are told to stop"])
+def test_books_that_are_kept_already_are_waited_for(place: Any, run: Run, loopback: Any, waits_on: bool) -> None:
     async def story() -> None:
-        second_stop = asyncio.Event()
-        async with place.books() as admin:
-            second = asyncio.create_task(run_books(BooksOptions(str(place.root / "config")), {}, second_stop))
-            assert (await admin.ready())[1]["ledger"] == "ok ok"
-            assert not second.done()
-            second_stop.set()
-            assert await second == 3
-
-    run(story())
-
-
-def test_what_was_learned_reaches_the_workers(place: Any, run: Run) -> None:
-    async def story() -> None:
-        loaded = load(place.root / "config", {})
-        assert isinstance(loaded, Loaded)
-        families = Families(100)
-        live = LiveMetrics(families, EntryMetrics(families, 100))
-        links: list[WorkerLink] = []
-        configuration = Configuration(place.root / "config", {}, "check", loaded, lambda: links, lambda _: None, live)
-        connected: asyncio.Queue[WorkerLink] = asyncio.Queue()
-
-        class Handlers:
-            async def on_connected(self, link: WorkerLink) -> None:
-                await connected.put(link)
-
-            def on_report(self, link: WorkerLink, report: Any) -> None:
-                pass
-
-            async def owner_of(self, answer_id: str) -> tuple[str | None, bool]:
-                return None, False
-
-        async with place.worker() as worker:
-            links.append(WorkerLink("w0", control_path(place.journal, "w0"), Handlers()))
-            task = asyncio.create_task(links[0].run())
-            await configuration.greet(await connected.get())
-            await configuration.teach({"voice\0gpt-4o\0responses": 640}, {})
-            await configuration.teach({"voice\0gpt-4o\0responses": 640}, {})
-            assert [snapshot.learned_output_tokens for snapshot in worker.snapshots] == [{}, {"voice\0gpt-4o\0responses": 640}]
-            assert (await configuration.reload()).ok
-            assert len(worker.snapshots) == 2
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        stop = asyncio.Event()
+        with capture_logs() as said:
+            async with place.books():
+                second = asyncio.create_task(run_books(BooksOptions(str(place.root / "config")), {}, stop))
+                await loopback.until(lambda: "books_wait_for_others" in [line["event"] for line in said])
+                if not waits_on:
+                    stop.set()
+                    assert await second == 3
+            turns = ["books_open", "books_closed", "books_open"]
+            if waits_on:
+                await loopback.until(lambda: [line["event"] for line in said if line["event"] in turns] == turns)
+                stop.set()
+                assert await second == 0
 
     run(story())
 
