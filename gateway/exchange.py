@@ -28,7 +28,7 @@ from gateway.relay.call import Body, Call, Client
 from gateway.relay.carry import Begun, Carry, End, Tap
 from gateway.relay.head import answer_lines, upstream_head, without_credentials
 from gateway.relay.pool import NoConnection, Pool
-from gateway.teams.identify import identify
+from gateway.teams.identify import NotIdentified, identify
 
 
 async def exchange(call: Call, client: Client, house: House) -> None:
@@ -38,30 +38,33 @@ async def exchange(call: Call, client: Client, house: House) -> None:
     if facts is None:
         return client.refuse(_NOT_READY)
     identity = identify(call.header(b"authorization"), facts.by_key_hash, house.now_us())  # 2 identify
-    if isinstance(identity, ApiError):
+    if isinstance(identity, NotIdentified):
         house.tally.turned_away(identity)
-        return client.refuse(identity)
+        return client.refuse(identity.error)
+    team = identity.team
     where = route(call.method, call.path)  # 3 recognise
     if isinstance(where, ApiError):
+        house.tally.refused(team.name, "other", None, None, where.status)
         return client.refuse(where)
     problem = await call.received
     if problem is not None:
+        house.tally.refused(team.name, where.endpoint.name, None, None, problem.status)
         return client.refuse(problem)
     job = understand(call, where, identity, facts, house.ids.next(), house.now_us())  # 4 estimate
     if isinstance(job, ApiError):
-        house.tally.refused(identity.team.name, where.endpoint.name, None, None, job.status)
+        house.tally.refused(team.name, where.endpoint.name, None, None, job.status)
         return client.refuse(job)
     stranger = await _not_their_own(job, house)
     if stranger is not None:
-        return client.refuse(stranger, _own_ids(job))
+        return _refuse(stranger, job, client, house)
 
     decision = await house.counters.reserve(job.ask, house.now_us() // 1000)  # 5 admit
     house.tally.decided(job, decision)
     limit_lines = _header_lines(ratelimit_headers(decision.readings))
     shadowed = decision if isinstance(decision, Refused) else None
     if shadowed is not None:
-        if identity.team.mode == "enforce":
-            error = refusal(shadowed, model=job.model_asked or "this call", team=identity.team.name)
+        if team.mode == "enforce":
+            error = refusal(shadowed, model=job.model_asked or "this call", team=team.name)
             return client.refuse(error, limit_lines + _own_ids(job))
         decision = await house.counters.reserve(account_part(job.ask), house.now_us() // 1000)  # it passes, and others share that
     pool = pools[job.account.name]
@@ -69,12 +72,12 @@ async def exchange(call: Call, client: Client, house: House) -> None:
         upstream = await pool.acquire()
     except NoConnection as error:
         house.give_back(decision)  # nothing reached OpenAI
-        return client.refuse(_no_connection(error), _own_ids(job))
+        return _refuse(_no_connection(error), job, client, house)
     intent = intent_of(job, shadowed, house.now_us())
     if client.gone or not _intended(intent, house):  # written down before OpenAI is contacted
         house.give_back(decision)
         pool.release(upstream)
-        return client.refuse(_JOURNAL_FULL, _own_ids(job))
+        return _refuse(_JOURNAL_FULL, job, client, house)
 
     carry = Carry(client, pool, upstream, lambda head: _begin(head, job, facts, limit_lines), house.clock_ns, drain_ms=_drain_ms(job))
     house.began(job, carry)
@@ -94,6 +97,12 @@ async def exchange(call: Call, client: Client, house: House) -> None:
         carry.release()  # the last bytes have waited for the entry, and for nothing else
     else:
         client.refuse(_no_answer(end), _own_ids(job))
+
+
+def _refuse(error: ApiError, job: Job, client: Client, house: House) -> None:
+    """Answer a call that is understood and does not go upstream, and count it."""
+    house.tally.refused(job.identity.team.name, job.endpoint.name, job.card.model if job.card else None, None, error.status)
+    client.refuse(error, _own_ids(job))
 
 
 async def _not_their_own(job: Job, house: House) -> ApiError | None:

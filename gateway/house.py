@@ -12,13 +12,13 @@ from gateway.admission import Admitted, Counters, Decision
 from gateway.admission.limits import units_for
 from gateway.config.snapshot import Facts
 from gateway.control import Decided, Refusal
-from gateway.errors import ApiError
 from gateway.job import Job
 from gateway.journal.records import Entry
 from gateway.journal.writer import JournalWriter
 from gateway.relay.carry import Carry
 from gateway.relay.gate import Gate
 from gateway.relay.pool import Pool
+from gateway.teams.identify import NotIdentified
 from gateway.units import ExchangeIds, tokens_of
 
 OWNERS_MAX = 100_000  # answer ids remembered here; older ones are asked of the ledger
@@ -56,9 +56,9 @@ class Tally:
         """A call of a known team that does not go upstream."""
         self._refused[team, model, endpoint, limit, status] += 1
 
-    def turned_away(self, error: ApiError) -> None:
+    def turned_away(self, stranger: NotIdentified) -> None:
         """A caller without a valid key."""
-        self._turned_away[error.code or "missing"] += 1
+        self._turned_away[stranger.reason] += 1
 
     def began(self, job: Job) -> None:
         """An exchange goes upstream."""

@@ -14,7 +14,7 @@ from gateway.config.snapshot import Facts
 from gateway.journal.format import Position
 from gateway.journal.reader import Batch, Gap, JournalReader, delete_covered
 from gateway.journal.records import Closed, Entry, Record
-from gateway.late.background import revised
+from gateway.late.background import CORRECTED, revised
 from gateway.late.orphans import orphans
 from gateway.ledger import Event, Folded, Ledger
 from gateway.metrics import EntryMetrics, Families
@@ -194,7 +194,7 @@ class Bookkeeper:
         for record in records:
             if not isinstance(record, Entry) or record.late_usage is None or record.answer_id is None:
                 continue
-            if made.get(record.answer_id, "unknown") == "unknown" and self._supersede_or_wait(ledger, record):
+            if made.get(record.answer_id, "unknown") in CORRECTED and self._supersede_or_wait(ledger, record):
                 text = msgspec.json.encode(record).decode()
                 ledger.add_events([Event(LATE_EVENT, record.answer_id, record.ended_at_us, {"entry": text})])
 

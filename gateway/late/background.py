@@ -12,15 +12,16 @@ from gateway.config.snapshot import Facts
 from gateway.journal.records import Entry
 from gateway.pricing import Priced, price
 
+CORRECTED = frozenset({"unknown", "estimated"})  # an estimate too: a stored response whose stream was cut says later what it used
 LATE = "late"  # the mark of an entry whose usage came by a later answer
 
 
 def revised(original: Entry, seen: Entry, facts: Facts) -> Entry | None:
     """The entry that takes the original's place, priced as of the moment its usage was seen; None when nothing is to be corrected.
 
-    Only `unknown` entries are corrected, and only by their own team: what was reported or corrected before stays.
+    Only entries whose usage was not reported are corrected, and only by their own team: what was reported or corrected before stays.
     """
-    if original.usage_source != "unknown" or seen.late_usage is None or seen.team != original.team:
+    if original.usage_source not in CORRECTED or seen.late_usage is None or seen.team != original.team:
         return None
     served = seen.model_served or original.model_served or original.model_asked
     cost_picousd, price_version = _cost(original, served, seen, facts)

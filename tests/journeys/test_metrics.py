@@ -87,6 +87,7 @@ def test_metrics_say_what_was_served_refused_and_spent(busy: Any, until: Any) ->
     requests = {
         (dict(key)["team"], dict(key)["model"], dict(key)["operation"], dict(key)["status_class"], dict(key)["outcome"]): value
         for key, value in used(found, "gateway_requests_total").items()
+        if dict(key)["operation"] != "responses/retrieve"  # the journey's own question whether the books have read all
     }
     assert requests == {
         ("voice", "gpt-4o", "chat/completions", "2xx", "ok"): 6,
@@ -130,7 +131,7 @@ def test_metrics_say_what_was_served_refused_and_spent(busy: Any, until: Any) ->
 
     assert shown(found, "gateway_limit_decisions_total", team="search", limit="rpd", decision="reject") == 2
     assert shown(found, "gateway_limit_decisions_total", team="voice", limit="rpm", decision="reject") == 0
-    assert {dict(key)["reason"]: value for key, value in used(found, "gateway_auth_failures_total").items()} == {"invalid_api_key": 4}
+    assert {dict(key)["reason"]: value for key, value in used(found, "gateway_auth_failures_total").items()} == {"unknown": 4}
     sources = {dict(key)["source"]: value for key, value in used(found, "gateway_usage_source_total").items()}
     assert sources == {"upstream_usage": 13, "estimate": 1, "not_billed": 1}
     codes = {dict(key)["code"] for key in used(found, "gateway_upstream_requests_total")}

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import ApiError
 from gateway.teams import Identity, Key, Team, key_hash
-from gateway.teams.identify import KEY_BYTES_MAX, identify, shown
+from gateway.teams.identify import KEY_BYTES_MAX, NotIdentified, identify, shown
 
 NOW_US = 1_790_000_000_000_000
 SECRET = b"gk-abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
@@ -16,7 +15,7 @@ KEY = Key("k1", key_hash(SECRET))
 TEAM = Team("voice", "tier-1", keys=(KEY,))
 
 
-def found(authorization: bytes | None, key: Key = KEY, now_us: int = NOW_US) -> Identity | ApiError:
+def found(authorization: bytes | None, key: Key = KEY, now_us: int = NOW_US) -> Identity | NotIdentified:
     return identify(authorization, {key.hash: Identity(TEAM, key)}, now_us)
 
 
@@ -33,8 +32,10 @@ MISSING = [
 
 @pytest.mark.parametrize("authorization", MISSING)
 def test_no_key_is_said_to_be_none(authorization: bytes | None, assert_openai_error: Any) -> None:
-    refused = found(authorization)
-    assert isinstance(refused, ApiError)
+    stranger = found(authorization)
+    assert isinstance(stranger, NotIdentified)
+    assert stranger.reason == "missing"
+    refused = stranger.error
     error = assert_openai_error(refused.status, {"content-type": "application/json"}, refused.body(), 401, None, "invalid_request_error")
     assert error["message"].startswith("You didn't provide an API key.")
 
@@ -47,8 +48,10 @@ WRONG = [
 
 @pytest.mark.parametrize("key", WRONG, ids=range(len(WRONG)))
 def test_a_wrong_key_is_refused_and_never_shown_in_full(key: bytes, assert_openai_error: Any) -> None:
-    refused = found(b"Bearer " + key)
-    assert isinstance(refused, ApiError)
+    stranger = found(b"Bearer " + key)
+    assert isinstance(stranger, NotIdentified)
+    assert stranger.reason == "unknown"
+    refused = stranger.error
     error = assert_openai_error(refused.status, {"content-type": "application/json"}, refused.body(), 401, "invalid_api_key")
     assert error["message"].startswith("Incorrect API key provided: ")
     assert key.decode("ascii", "replace") not in error["message"]
@@ -64,8 +67,10 @@ def test_what_is_shown_of_a_key_is_too_little_to_use(length: int) -> None:
 
 
 def test_a_revoked_key_is_told_apart_from_a_wrong_one(assert_openai_error: Any) -> None:
-    refused = found(b"Bearer " + SECRET, Key("k1", key_hash(SECRET), revoked=True))
-    assert isinstance(refused, ApiError)
+    stranger = found(b"Bearer " + SECRET, Key("k1", key_hash(SECRET), revoked=True))
+    assert isinstance(stranger, NotIdentified)
+    assert stranger.reason == "revoked"
+    refused = stranger.error
     error = assert_openai_error(refused.status, {"content-type": "application/json"}, refused.body(), 401, "invalid_api_key")
     assert "k1" in error["message"]
     assert "revoked" in error["message"]
@@ -81,15 +86,17 @@ def test_a_key_is_valid_until_it_expires(left_us: int, valid: bool, assert_opena
     if valid:
         assert answer == Identity(TEAM, key)
     else:
-        assert isinstance(answer, ApiError)
-        error = assert_openai_error(answer.status, {"content-type": "application/json"}, answer.body(), 401, "invalid_api_key")
+        assert isinstance(answer, NotIdentified)
+        assert answer.reason == "expired"
+        headers = {"content-type": "application/json"}
+        error = assert_openai_error(answer.error.status, headers, answer.error.body(), 401, "invalid_api_key")
         assert "expired" in error["message"]
 
 
 def test_revoked_is_said_before_expired() -> None:
     answer = found(b"Bearer " + SECRET, Key("k1", key_hash(SECRET), expires_at_us=0, revoked=True))
-    assert isinstance(answer, ApiError)
-    assert "revoked" in answer.message
+    assert isinstance(answer, NotIdentified)
+    assert answer.reason == "revoked"
 
 
 def test_only_the_hash_of_a_key_is_kept() -> None:

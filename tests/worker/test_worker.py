@@ -16,6 +16,7 @@ from gateway.control import Spent
 from gateway.errors import invalid_request
 from gateway.journal.writer import JournalWriter
 from gateway.teams import Key, Team, key_hash
+from gateway.teams.identify import NotIdentified
 from gateway.units import Limits
 from gateway.worker import Worker, WorkerOptions
 
@@ -81,10 +82,10 @@ def test_what_was_counted_is_reported_once(tmp_path: Path) -> None:
     async def act(worker: Worker) -> None:
         worker.house.tally.refused("voice", "chat/completions", "gpt-4o", "rpm", 429)
         worker.house.tally.refused("voice", "chat/completions", "gpt-4o", "rpm", 429)
-        worker.house.tally.turned_away(invalid_request("no", status=401, code="invalid_api_key"))
+        worker.house.tally.turned_away(NotIdentified("expired", invalid_request("no", status=401)))
         report = worker.report()
         assert [(refusal.team, refusal.limit, refusal.count) for refusal in report.refusals] == [("voice", "rpm", 2)]
-        assert report.auth_failures == {"invalid_api_key": 1}
+        assert report.auth_failures == {"expired": 1}
         assert report.journal_ready
         assert worker.report().refusals == ()
 
