@@ -12,9 +12,7 @@ from gateway.errors import ApiError
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 
 
-def refusal(
-    token: str, method: str, peer_host: str | None, headers: Mapping[str, str]
-) -> ApiError | None:
+def refusal(token: str, method: str, peer_host: str | None, headers: Mapping[str, str]) -> ApiError | None:
     """Why this request is not served; None: it is.
 
     `peer_host`: the address of the other end; None: a Unix socket, whose file mode says who may connect.

@@ -45,9 +45,7 @@ class Side:
         self.cached_tokens += other.cached_tokens
         self.output_tokens += other.output_tokens
         self.reasoning_tokens += other.reasoning_tokens
-        self.cost_picousd = (
-            None if self.cost_picousd is None or other.cost_picousd is None else self.cost_picousd + other.cost_picousd
-        )
+        self.cost_picousd = None if self.cost_picousd is None or other.cost_picousd is None else self.cost_picousd + other.cost_picousd
 
 
 @dataclass(frozen=True)

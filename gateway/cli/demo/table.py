@@ -59,9 +59,7 @@ async def _limits(session: aiohttp.ClientSession, admin_url: str) -> list[dict[s
     return []
 
 
-def _shown(
-    console: Console, traffic: Traffic, used: Mapping[str, Side], limits: Sequence[Mapping[str, Any]], left_s: int
-) -> Table:
+def _shown(console: Console, traffic: Traffic, used: Mapping[str, Side], limits: Sequence[Mapping[str, Any]], left_s: int) -> Table:
     table = _table(traffic, used, limits, left_s, gap=1)
     return table if fits(table, console) else _table(traffic, used, limits, left_s, gap=0)
 

@@ -59,9 +59,7 @@ async def calling(traffic: Traffic, base_url: str, keys: Mapping[str, str], stop
 class Caller:
     """One client of a team: calls, waits a little, calls again; and waits longer when it is told to."""
 
-    def __init__(
-        self, team: DemoTeam, number: int, base_url: str, key: str, traffic: Traffic, session: aiohttp.ClientSession
-    ) -> None:
+    def __init__(self, team: DemoTeam, number: int, base_url: str, key: str, traffic: Traffic, session: aiohttp.ClientSession) -> None:
         self._team, self._base_url, self._session = team, base_url, session
         self._headers = {"Authorization": f"Bearer {key}"}
         self._seen, self._asked = traffic.seen[team.name], traffic.asked
