@@ -37,22 +37,8 @@ async def exchange(call: Call, client: Client, house: House) -> None:
     facts, pools = house.facts, house.pools  # one frozen snapshot and its connections, kept to the end
     if facts is None:
         return client.refuse(_NOT_READY)
-    identity = identify(call.header(b"authorization"), facts.by_key_hash, house.now_us())  # 2 identify
-    if isinstance(identity, NotIdentified):
-        house.tally.turned_away(identity)
-        return client.refuse(identity.error)
-    team = identity.team
-    where = route(call.method, call.path)  # 3 recognise
-    if isinstance(where, ApiError):
-        house.tally.refused(team.name, "other", None, None, where.status)
-        return client.refuse(where)
-    problem = await call.received
-    if problem is not None:
-        house.tally.refused(team.name, where.endpoint.name, None, None, problem.status)
-        return client.refuse(problem)
-    job = understand(call, where, identity, facts, house.ids.next(), house.now_us())  # 4 estimate
+    job = await _understood(call, facts, house)  # 2 identify, 3 recognise, 4 estimate
     if isinstance(job, ApiError):
-        house.tally.refused(team.name, where.endpoint.name, None, None, job.status)
         return client.refuse(job)
     stranger = await _not_their_own(job, house)
     if stranger is not None:
@@ -63,8 +49,8 @@ async def exchange(call: Call, client: Client, house: House) -> None:
     limit_lines = _header_lines(ratelimit_headers(decision.readings))
     shadowed = decision if isinstance(decision, Refused) else None
     if shadowed is not None:
-        if team.mode == "enforce":
-            error = refusal(shadowed, model=job.model_asked or "this call", team=team.name)
+        if job.identity.team.mode == "enforce":
+            error = refusal(shadowed, model=job.model_asked or "this call", team=job.identity.team.name)
             return client.refuse(error, limit_lines + _own_ids(job))
         decision = await house.counters.reserve(account_part(job.ask), house.now_us() // 1000)  # it passes, and others share that
     pool = pools[job.account.name]
@@ -77,7 +63,7 @@ async def exchange(call: Call, client: Client, house: House) -> None:
     if client.gone or not _intended(intent, house):  # written down before OpenAI is contacted
         house.give_back(decision)
         pool.release(upstream)
-        return _refuse(_JOURNAL_FULL, job, client, house)
+        return None if client.gone else _refuse(_JOURNAL_FULL, job, client, house)
 
     carry = Carry(client, pool, upstream, lambda head: _begin(head, job, facts, limit_lines), house.clock_ns, drain_ms=_drain_ms(job))
     house.began(job, carry)
@@ -97,6 +83,23 @@ async def exchange(call: Call, client: Client, house: House) -> None:
         carry.release()  # the last bytes have waited for the entry, and for nothing else
     else:
         client.refuse(_no_answer(end), _own_ids(job))
+
+
+async def _understood(call: Call, facts: Facts, house: House) -> Job | ApiError:
+    """Who calls, what for, and how much that may be: read as soon as it is there, and refused and counted at the first no."""
+    identity = identify(call.header(b"authorization"), facts.by_key_hash, house.now_us())
+    if isinstance(identity, NotIdentified):
+        house.tally.turned_away(identity)
+        return identity.error
+    where = route(call.method, call.path)
+    if isinstance(where, ApiError):
+        house.tally.refused(identity.team.name, "other", None, None, where.status)
+        return where
+    problem = await call.received
+    job = problem or understand(call, where, identity, facts, house.ids.next(), house.now_us())
+    if isinstance(job, ApiError):
+        house.tally.refused(identity.team.name, where.endpoint.name, None, None, job.status)
+    return job
 
 
 def _refuse(error: ApiError, job: Job, client: Client, house: House) -> None:
