@@ -115,9 +115,5 @@ class Links:
 
 def spent_of(hours: list[HourlyRequests], now_us: int) -> tuple[Spent, ...]:
     """Hours as moments, oldest first: each at its end, so that no bucket is emptier than the truth."""
-    spent = [
-        Spent(hour.team, hour.key, hour.model, hour.requests, 0, min(hour.hour_at_us + HOUR_US, now_us) // 1000) for hour in hours
-    ]
+    spent = [Spent(hour.team, hour.key, hour.model, hour.requests, 0, min(hour.hour_at_us + HOUR_US, now_us) // 1000) for hour in hours]
     return tuple(sorted(spent, key=lambda use: use.at_ms))
-
-

@@ -38,4 +38,3 @@ class CostClasses:
             if not isinstance(lines, Unpriced) and sum(lines.values()) == cost_picousd:
                 return {kind.value: picousd for kind, picousd in lines.items()}
         return {NOT_TOLD_APART: cost_picousd}
-

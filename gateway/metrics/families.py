@@ -106,9 +106,7 @@ class Families:
 
     def _make_traffic(self) -> None:
         counter, histogram, gauge = self._counter, self._histogram, self._gauge
-        self.requests = counter(
-            "gateway_requests", "Finished requests", "team", "model", "operation", "status_class", "outcome"
-        )
+        self.requests = counter("gateway_requests", "Finished requests", "team", "model", "operation", "status_class", "outcome")
         self.in_flight = gauge("gateway_requests_in_flight", "Requests now inside the gateway", "team")
         self.streams_active = gauge("gateway_streams_active", "Open streams and sockets", "kind")
         self.connections = gauge("gateway_connections_active", "Open client connections", "worker")
@@ -122,9 +120,7 @@ class Families:
         self.per_token = histogram(
             "gateway_time_per_output_token_seconds", "Mean time between output tokens, streams only", PER_TOKEN_BUCKETS, "model"
         )
-        self.team_duration = histogram(
-            "gateway_team_request_duration_seconds", "Coarse latency of a team", TEAM_DURATION_BUCKETS, "team"
-        )
+        self.team_duration = histogram("gateway_team_request_duration_seconds", "Coarse latency of a team", TEAM_DURATION_BUCKETS, "team")
         self.body = histogram("gateway_request_body_bytes", "Request body size", BODY_BUCKETS, "operation")
         self.overhead = histogram("gateway_overhead_seconds", "Time the gateway itself adds", OVERHEAD_BUCKETS, "phase")
         self.upstream_duration = histogram(

@@ -152,8 +152,6 @@ def _compare_one(exchange_id: str, entry: Mapping[str, Any] | None, lines: list[
     booked = {str(meter): quantity for meter, quantity in entry["usage"].items()}
     for meter_name in sorted(quantities.keys() | booked.keys()):
         if quantities.get(meter_name, 0) != booked.get(meter_name, 0):
-            yield Difference(
-                "differing", exchange_id, request_id, meter_name, quantities.get(meter_name, 0), booked.get(meter_name, 0)
-            )
+            yield Difference("differing", exchange_id, request_id, meter_name, quantities.get(meter_name, 0), booked.get(meter_name, 0))
     if entry["cost_picousd"] != cost_picousd:
         yield Difference("differing", exchange_id, request_id, "cost_picousd", cost_picousd, entry["cost_picousd"])

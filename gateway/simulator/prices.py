@@ -98,14 +98,10 @@ TEXT_PRICES: dict[str, Price] = {
     "gpt-4.1": Price(_text("2", "0.50", "8"), {"priority": _text("3.50", "0.875", "14")}),
     "gpt-4.1-mini": Price(_text("0.40", "0.10", "1.60"), {"priority": _text("0.70", "0.175", "2.80")}),
     "gpt-4.1-nano": Price(_text("0.10", "0.025", "0.40"), {"priority": _text("0.20", "0.05", "0.80")}),
-    "gpt-5-mini": Price(
-        _text("0.25", "0.025", "2"), {"flex": _text("0.125", "0.0125", "1"), "priority": _text("0.45", "0.045", "3.60")}
-    ),
+    "gpt-5-mini": Price(_text("0.25", "0.025", "2"), {"flex": _text("0.125", "0.0125", "1"), "priority": _text("0.45", "0.045", "3.60")}),
     "gpt-5-nano": Price(_text("0.05", "0.005", "0.40"), {"flex": _text("0.025", "0.0025", "0.20")}),
     "gpt-5-pro": Price(_text("15", None, "120")),
-    "gpt-5.2": Price(
-        _text("1.75", "0.175", "14"), {"flex": _text("0.875", "0.0875", "7"), "priority": _text("3.50", "0.35", "28")}
-    ),
+    "gpt-5.2": Price(_text("1.75", "0.175", "14"), {"flex": _text("0.875", "0.0875", "7"), "priority": _text("3.50", "0.35", "28")}),
     "gpt-5.4": Price(
         _text("2.50", "0.25", "15"),
         {"flex": _text("1.25", "0.13", "7.50"), "priority": _text("5", "0.50", "30")},
@@ -141,9 +137,7 @@ TEXT_PRICES: dict[str, Price] = {
     "o3": Price(_text("2", "0.50", "8"), {"flex": _text("1", "0.25", "4"), "priority": _text("3.5", "0.875", "14")}),
     "o3-pro": Price(_text("20", None, "80")),
     "o3-mini": Price(_text("1.10", "0.55", "4.40")),
-    "o4-mini": Price(
-        _text("1.10", "0.275", "4.40"), {"flex": _text("0.55", "0.138", "2.2"), "priority": _text("2", "0.5", "8")}
-    ),
+    "o4-mini": Price(_text("1.10", "0.275", "4.40"), {"flex": _text("0.55", "0.138", "2.2"), "priority": _text("2", "0.5", "8")}),
     "o3-deep-research": Price(_text("10", "2.50", "40")),
     "o4-mini-deep-research": Price(_text("2", "0.50", "8")),
     "gpt-4o-search-preview": Price(_text("2.50", None, "10")),
@@ -170,12 +164,8 @@ AUDIO_PRICES: dict[str, Price] = {
 REALTIME_PRICES: dict[str, Price] = {
     "gpt-4o-realtime-preview": _sound(("5", "2.50", "20"), ("40", "2.50", "80")),
     "gpt-4o-mini-realtime-preview": _sound(("0.60", "0.30", "2.40"), ("10", "0.30", "20")),
-    **dict.fromkeys(
-        ("gpt-realtime", "gpt-realtime-1.5"), _sound(("4", "0.40", "16"), ("32", "0.40", "64"), image=("5", "0.50"))
-    ),
-    **dict.fromkeys(
-        ("gpt-realtime-2", "gpt-realtime-2.1"), _sound(("4", "0.40", "24"), ("32", "0.40", "64"), image=("5", "0.50"))
-    ),
+    **dict.fromkeys(("gpt-realtime", "gpt-realtime-1.5"), _sound(("4", "0.40", "16"), ("32", "0.40", "64"), image=("5", "0.50"))),
+    **dict.fromkeys(("gpt-realtime-2", "gpt-realtime-2.1"), _sound(("4", "0.40", "24"), ("32", "0.40", "64"), image=("5", "0.50"))),
     **dict.fromkeys(
         ("gpt-realtime-mini", "gpt-realtime-2.1-mini"),
         _sound(("0.60", "0.06", "2.40"), ("10", "0.30", "20"), image=("0.80", "0.08")),
