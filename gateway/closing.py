@@ -6,7 +6,7 @@ from gateway.admission import Refused
 from gateway.catalogue import Card
 from gateway.config.snapshot import Facts
 from gateway.endpoints.table import Kind
-from gateway.job import Job
+from gateway.job import Job, cost_of_ask
 from gateway.journal.records import Entry, Intent
 from gateway.metering.answers import Observed
 from gateway.metering.close import usage_at_end
@@ -61,9 +61,10 @@ def close_exchange(
     usage, source = _usage(job, observed, status, complete=end in ("complete", "ended"))
     service_tier = observed.service_tier if observed else None
     if source == "unknown":
-        cost, version = job.ask_cost_picousd, job.price_version
+        cost, version = _worst_cost(job, usage, ended_at_us)
     else:
-        cost, version = _cost(job, observed.model_served if observed else None, service_tier, usage, source, ended_at_us, facts)
+        served = observed.model_served if observed else None
+        cost, version = _cost(job, served, service_tier or _tier_asked(job, source), usage, source, ended_at_us, facts)
     late = _is_late(job, observed)
     return Entry(
         exchange_id=intent.exchange_id,
@@ -122,10 +123,22 @@ def _usage(job: Job, observed: Observed | None, status: int | None, *, complete:
         status=status,
         complete=complete,
         billable=kind is Kind.METERED,
-        reasoning=job.card.reasoning if job.card else True,
+        hides_tokens=job.card is None or job.card.reasoning or (job.body is not None and job.body.audio_out),
         streamed=job.streams,
         background=job.body is not None and job.body.background,
     )
+
+
+def _worst_cost(job: Job, usage: Usage, ended_at_us: int) -> tuple[int | None, str | None]:
+    """Of the ask; priced again where more than it was seen."""
+    if job.body is None or usage == job.ask_usage:
+        return job.ask_cost_picousd, job.price_version
+    return cost_of_ask(job.card, job.body, usage, job.account, ended_at_us)
+
+
+def _tier_asked(job: Job, source: UsageSource) -> str | None:
+    """A stream that broke before it said which tier serves it is taken to have the one it asked for."""
+    return job.body.service_tier if source == "estimated" and job.body is not None else None
 
 
 def _cost(

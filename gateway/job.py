@@ -64,7 +64,7 @@ def understand(call: Call, where: Route, identity: Identity, facts: Facts, excha
     if endpoint.kind is Kind.METERED and body is not None:
         tokens = _worst_case(body, card, team, endpoint, facts)
         usage = usage_of_ask(tokens)
-        cost, version = _cost(card, body, usage, account, now_us)
+        cost, version = cost_of_ask(card, body, usage, account, now_us)
     return Job(
         exchange_id=exchange_id, call=call, where=where, identity=identity, account=account, body=body, card=card, model_asked=model,
         streams=body is not None and body.stream,
@@ -104,7 +104,8 @@ def _worst_case(body: CallBody, card: Card | None, team: Team, endpoint: Endpoin
     )
 
 
-def _cost(card: Card | None, body: CallBody, usage: Usage, account: Account, now_us: int) -> tuple[int | None, str | None]:
+def cost_of_ask(card: Card | None, body: CallBody, usage: Usage, account: Account, now_us: int) -> tuple[int | None, str | None]:
+    """(pico-dollars, price version) of a worst case; None where there is no card, and no cost where the card has no price."""
     if card is None:
         return None, None
     priced = price_ask(card, body.model or card.model, body.service_tier, usage, now_us, data_residency=account.data_residency)

@@ -97,6 +97,7 @@ class EstimateSection(Section):
         2_000, description="Input that is kept at OpenAI (previous_response_id, conversation, stored prompt)."
     )
     image_tokens: CountOrZero = Field(1_000, description="Input tokens of an image.")
+    file_tokens: CountOrZero = Field(2_000, description="Input tokens of a file, inline, by URL or kept at OpenAI.")
     bytes_per_token: BytesPerToken = Field(4, description="Bytes of text that are counted as one token.")
 
 

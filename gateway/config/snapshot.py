@@ -84,6 +84,7 @@ class EstimateSettings(msgspec.Struct, frozen=True):
     output_tokens: int = 1_000
     history_input_tokens: int = 2_000  # of a conversation kept at OpenAI
     image_tokens: int = 1_000
+    file_tokens: int = 2_000  # of a file in the input, whatever its size
     bytes_per_token: int = 4
 
 

@@ -12,17 +12,21 @@ from typing import Any
 import msgspec
 
 from gateway.errors import ApiError, invalid_request
-from gateway.metering.size import size_of, text_or_token_ids
+from gateway.metering.edit import edit_reads
+from gateway.metering.size import prompts_in, size_of, text_or_token_ids
+from gateway.metering.span import MEMBERS, Members, Name
 
 MODEL_CHARS_MAX = 200
 COUNT_MAX = 2**31  # of n and of caps; no model is near, and sums stay far below 2**53
 MEMBERS_MAX = 1_000  # of the outermost object of a large body; OpenAI's calls have less than 50
-_LARGE_BYTES = 65_536  # a body below cannot have enough members to hurt
+_LARGE_BYTES = 16_384  # a body below cannot have enough members to hurt
+_SHALLOW_LEVELS = 700  # a body with no more brackets cannot be too deep for the parser, which reads about 900 levels
+_STACK_MARGIN_FRAMES = 60  # more than between any two places from which one call's body is read
 _UTF8_SLICE_BYTES = 1_048_576
 
 _CHAT = frozenset({
     "model", "stream", "stream_options", "service_tier", "max_completion_tokens", "max_tokens", "n", "store",
-    "messages", "tools", "functions", "response_format",
+    "messages", "tools", "functions", "response_format", "modalities",
 })  # fmt: skip
 _COMPLETION = frozenset({"model", "stream", "stream_options", "service_tier", "max_tokens", "n", "best_of", "prompt", "suffix"})
 _RESPONSE = frozenset({
@@ -41,12 +45,16 @@ class CallBody(msgspec.Struct, frozen=True):
     stream: bool = False
     service_tier: str | None = None
     output_tokens_max: int | None = None  # the largest cap given that OpenAI honours on this endpoint; None: no cap
-    choices: int = 1  # n or best_of, the larger; 0: the endpoint makes no output
+    choices: int = 1  # n or best_of, the larger, for each prompt; 0: the endpoint makes no output
+    audio_out: bool = False  # it may answer with audio, whose tokens no delta shows
     input_text_bytes: int = 0
     input_token_ids: int = 0
     images: int = 0
+    files: int = 0
+    audio_base64_bytes: int = 0
     history: bool = False  # input is also kept at OpenAI: previous_response_id, conversation or stored prompt
     previous_response_id: str | None = None
+    conversation_id: str | None = None
     background: bool = False
     store: bool | None = None
     usage_asked: bool = False  # stream_options.include_usage is true
@@ -77,34 +85,43 @@ def read_chat(body: bytes) -> CallBody:
     found = _members(body, _CHAT)
     cap, older_cap = _count(found, "max_completion_tokens"), _count(found, "max_tokens")
     size = size_of(found, _CHAT_TEXTS, body, arrays_min=2)  # messages, and one of content parts
+    stream, usage_asked = _streaming(found, body)
     return CallBody(
         model=_model(found),
-        stream=_flag(found, "stream") or False,
+        stream=stream,
         service_tier=_text(found, "service_tier"),
         output_tokens_max=older_cap if cap is None else max(cap, older_cap or 0),
         choices=_count(found, "n") or 1,
+        audio_out="modalities" in found and _audio_out(found["modalities"]),
         input_text_bytes=size.text_bytes,
         images=size.images,
+        files=size.files,
+        audio_base64_bytes=size.audio_base64_bytes,
         store=_flag(found, "store"),
-        usage_asked=_usage_asked(found),
+        usage_asked=usage_asked,
     )
 
 
 @_total
 def read_completion(body: bytes) -> CallBody:
-    """POST /completions. Model is required; `max_tokens: 0` is legal there (scoring a prompt with `echo`)."""
+    """POST /completions. Model is required; `max_tokens: 0` is legal there (scoring a prompt with `echo`).
+
+    Each prompt of a list is answered by itself, with as many choices as were asked for.
+    """
     found = _members(body, _COMPLETION)
     text_bytes, token_ids = text_or_token_ids(found["prompt"]) if "prompt" in found else (0, 0)
+    prompts = prompts_in(found["prompt"]) if "prompt" in found else 1
+    stream, usage_asked = _streaming(found, body)
     suffix_bytes = memoryview(found["suffix"]).nbytes if "suffix" in found else 0
     return CallBody(
         model=_model(found),
-        stream=_flag(found, "stream") or False,
+        stream=stream,
         service_tier=_text(found, "service_tier"),
         output_tokens_max=_count(found, "max_tokens", least=0),
-        choices=max(_count(found, "n") or 1, _count(found, "best_of") or 1),
+        choices=min(prompts * max(_count(found, "n") or 1, _count(found, "best_of") or 1), COUNT_MAX),
         input_text_bytes=text_bytes + suffix_bytes,
         input_token_ids=token_ids,
-        usage_asked=_usage_asked(found),
+        usage_asked=usage_asked,
     )
 
 
@@ -114,6 +131,7 @@ def read_response(body: bytes) -> CallBody:
     found = _members(body, _RESPONSE)
     prompt = _stored_prompt(found)
     previous = _text(found, "previous_response_id")
+    conversation = _conversation(found)
     size = size_of(found, _RESPONSE_TEXTS, body)
     return CallBody(
         model=_text(found, "model") or None if prompt else _model(found),
@@ -122,8 +140,11 @@ def read_response(body: bytes) -> CallBody:
         output_tokens_max=_count(found, "max_output_tokens"),
         input_text_bytes=size.text_bytes,
         images=size.images,
-        history=previous is not None or prompt or _given(found, "conversation"),
+        files=size.files,
+        audio_base64_bytes=size.audio_base64_bytes,
+        history=previous is not None or prompt or conversation is not None,
         previous_response_id=previous,
+        conversation_id=conversation,
         background=_flag(found, "background") or False,
         store=_flag(found, "store"),
     )
@@ -148,40 +169,23 @@ def read_moderation(body: bytes) -> CallBody:
 # Members
 
 
-class _Name:
-    """A member's name. Equals only itself, so that a dict keeps duplicates side by side."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-def _named(_type: type, text: Any) -> _Name:
-    return _Name(text)
-
-
-def _named_few() -> Callable[[type, Any], _Name]:
+def _named_few() -> Callable[[type, Any], Name]:
     left = MEMBERS_MAX
 
-    def named(_type: type, text: Any) -> _Name:
+    def named(_type: type, text: Any) -> Name:
         nonlocal left
         left -= 1
         if left < 0:
             raise _Refused(invalid_request(f"The body has more than {MEMBERS_MAX} members at its top level."))
-        return _Name(text)
+        return Name(text)
 
     return named
-
-
-_Members = dict[_Name, msgspec.Raw]
-_DECODER = msgspec.json.Decoder(_Members, dec_hook=_named)
 
 
 def _members(body: bytes | msgspec.Raw, read: frozenset[str], inside: str = "") -> dict[str, msgspec.Raw]:
     """The members in `read`, as raw JSON. Raises _Refused for bodies that are not an object, and for duplicates of those."""
     large = memoryview(body).nbytes > _LARGE_BYTES
-    decoder = msgspec.json.Decoder(_Members, dec_hook=_named_few()) if large else _DECODER
+    decoder = msgspec.json.Decoder(Members, dec_hook=_named_few()) if large else MEMBERS
     try:
         if isinstance(body, bytes):
             _check_utf8(body)
@@ -191,7 +195,7 @@ def _members(body: bytes | msgspec.Raw, read: frozenset[str], inside: str = "") 
     except (msgspec.DecodeError, UnicodeDecodeError) as broken:
         raise _Refused(invalid_request("The body could not be read as JSON. Send one JSON object, encoded in UTF-8.")) from broken
     except RecursionError as deep:
-        raise _Refused(invalid_request("The JSON body is nested too deeply.")) from deep
+        raise _Refused(_TOO_DEEP) from deep
     found: dict[str, msgspec.Raw] = {}
     for name, value in members.items():
         text = name.text
@@ -219,6 +223,7 @@ def _check_utf8(body: bytes) -> None:
 
 
 _TEXT: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
+_TEXTS: msgspec.json.Decoder[list[str] | None] = msgspec.json.Decoder(list[str] | None)
 _FLAG: msgspec.json.Decoder[bool | None] = msgspec.json.Decoder(bool | None)
 _COUNT: msgspec.json.Decoder[int | None] = msgspec.json.Decoder(int | None)
 
@@ -230,17 +235,17 @@ def _model(found: dict[str, msgspec.Raw]) -> str:
     return model
 
 
-def _text(found: dict[str, msgspec.Raw], name: str) -> str | None:
+def _text(found: dict[str, msgspec.Raw], name: str, inside: str = "") -> str | None:
     value = found.get(name)
     if value is None:
         return None
     try:
         text = _TEXT.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-        raise _Refused(_wrong_type(name, "a string", value)) from wrong
+        raise _Refused(_wrong_type(inside + name, "a string", value)) from wrong
     if text is not None and len(text) > MODEL_CHARS_MAX:
-        message = f"Invalid '{name}': string too long. Expected at most {MODEL_CHARS_MAX} characters, got {len(text)}."
-        raise _Refused(invalid_request(message, param=name, code="string_above_max_length"))
+        message = f"Invalid '{inside}{name}': string too long. Expected at most {MODEL_CHARS_MAX} characters, got {len(text)}."
+        raise _Refused(invalid_request(message, param=inside + name, code="string_above_max_length"))
     return text
 
 
@@ -274,6 +279,27 @@ def _given(found: dict[str, msgspec.Raw], name: str) -> bool:
     return name in found and bytes(found[name]) != b"null"
 
 
+def _conversation(found: dict[str, msgspec.Raw]) -> str | None:
+    """The id of the conversation that the call continues, given as text or as an object with `id`."""
+    if not _given(found, "conversation"):
+        return None
+    if memoryview(found["conversation"])[0] != ord("{"):
+        return _text(found, "conversation")
+    inner = _members(found["conversation"], frozenset({"id"}), inside="conversation.")
+    conversation_id = _text(inner, "id", inside="conversation.")
+    if conversation_id is None:
+        message = "Missing required parameter: 'conversation.id'."
+        raise _Refused(invalid_request(message, param="conversation.id", code="missing_required_parameter"))
+    return conversation_id
+
+
+def _audio_out(modalities: msgspec.Raw) -> bool:
+    try:
+        return "audio" in (_TEXTS.decode(modalities) or ())
+    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        raise _Refused(_wrong_type("modalities", "an array of strings", modalities)) from wrong
+
+
 def _stored_prompt(found: dict[str, msgspec.Raw]) -> bool:
     if not _given(found, "prompt"):
         return False
@@ -296,6 +322,31 @@ def _usage_asked(found: dict[str, msgspec.Raw]) -> bool:
     return _flag(options, "include_usage", inside="stream_options.") or False
 
 
+def _streaming(found: dict[str, msgspec.Raw], body: bytes) -> tuple[bool, bool]:
+    """(streams, usage is asked for). Of a stream without, the body is edited: refuses what that edit could not read."""
+    stream, usage_asked = _flag(found, "stream") or False, _usage_asked(found)
+    if stream and not usage_asked and len(body) > 2 * _SHALLOW_LEVELS and edit_reads(body):
+        _check_depth(body)
+    return stream, usage_asked
+
+
+def _check_depth(body: bytes) -> None:
+    if body.count(b"[") + body.count(b"{") > _SHALLOW_LEVELS:
+        try:
+            _read_deep_in_the_stack(body, _STACK_MARGIN_FRAMES)
+        except RecursionError as deep:
+            raise _Refused(_TOO_DEEP) from deep
+
+
+def _read_deep_in_the_stack(body: bytes, frames: int) -> None:
+    """How deep the parser reads depends on the stack above it: what it can read here, it can read from anywhere later."""
+    if frames:
+        _read_deep_in_the_stack(body, frames - 1)
+    else:
+        MEMBERS.decode(body)
+
+
+_TOO_DEEP = invalid_request("The JSON body is nested too deeply.")
 _KINDS = {ord('"'): "a string", ord("{"): "an object", ord("["): "an array", ord("t"): "a boolean", ord("f"): "a boolean"}
 
 

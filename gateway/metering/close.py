@@ -16,14 +16,15 @@ def usage_at_end(
     status: int | None,
     complete: bool,
     billable: bool,
-    reasoning: bool,
+    hides_tokens: bool,
     streamed: bool,
     background: bool = False,
 ) -> tuple[Usage, UsageSource]:
     """Usage to book, and how it is known. Total.
 
     `status` is OpenAI's (None: no answer came), `complete` that the answer came whole, terminal event included, `background` that
-    the response goes on without its connection. The first that fits:
+    the response goes on without its connection, `hides_tokens` that its deltas do not show what it generates (reasoning, audio).
+    The ask, where it is booked, holds at least the output that was seen. The first that fits:
 
     - the endpoint bills nothing: nothing, not_billed
     - no answer came: the ask, unknown (it may have been served all the same)
@@ -34,7 +35,7 @@ def usage_at_end(
     - a response that failed and reports none: nothing, not_billed (as reference/realtime.md 6.1 says of such responses).
       A cancelled one that reports none was charged for what it generated, which nobody knows: the ask, unknown
     - a stream that broke, on a model that hides no tokens: the input of the ask and the tokens seen, estimated
-    - all else, a whole answer without usage, a cut whole answer, a cut stream of a reasoning model: the ask, unknown
+    - all else, a whole answer without usage, a cut whole answer, a cut stream that hid tokens: the ask, unknown
     """
     if not billable:
         return {}, "not_billed"
@@ -42,20 +43,28 @@ def usage_at_end(
         return ask, "unknown"
     if status >= 400:
         return {}, "not_billed"
+    worst = _at_least(ask, observed.emitted_tokens)
     if observed.answer_status in _NOT_YET and complete and observed.error_code is None:
-        return ask, "unknown"
+        return worst, "unknown"
     if background and observed.answer_status not in _ENDED:
-        return ask, "unknown"
+        return worst, "unknown"
     if observed.usage is not None:
         return observed.usage, "reported"
     if observed.lost is not None or observed.answer_status == "cancelled":
-        return ask, "unknown"
+        return worst, "unknown"
     if observed.answer_status == "failed":
         return {}, "not_billed"
     broke = not complete or observed.error_code is not None
-    if streamed and broke and not reasoning:
+    if streamed and broke and not hides_tokens:
         return _emitted(ask, observed.emitted_tokens), "estimated"
-    return ask, "unknown"
+    return worst, "unknown"
+
+
+def _at_least(ask: Usage, emitted_tokens: int) -> Usage:
+    """The ask, or more where a learned or configured output was less than what came. Deltas of audio are no tokens."""
+    if emitted_tokens <= ask.get(Meter.OUTPUT_TEXT, 0) or Meter.OUTPUT_AUDIO in ask:
+        return ask
+    return ask | {Meter.OUTPUT_TEXT: emitted_tokens}
 
 
 def _emitted(ask: Usage, emitted_tokens: int) -> Usage:

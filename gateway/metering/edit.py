@@ -20,7 +20,7 @@ def with_include_usage(body: bytes) -> bytes:
     client could switch metering off. Raises ValueError when the body does not have the form of a JSON object
     (`read_chat` has refused those). Source: reference/endpoints.md section 3.
     """
-    if b"stream_options" not in body and b"\\u" not in body:  # the name cannot be there, not even escaped
+    if not edit_reads(body):
         return _with_first(body, b'"stream_options":{"include_usage":true}')
     given = member_spans(body, "stream_options")
     if not given:
@@ -29,6 +29,11 @@ def with_include_usage(body: bytes) -> bytes:
         value = _including(body[options.value_start : options.value_end])
         body = body[: options.value_start] + value + body[options.value_end :]
     return body
+
+
+def edit_reads(body: bytes) -> bool:
+    """Whether `with_include_usage` has to read the body: else the name cannot be there, not even escaped."""
+    return b"stream_options" in body or (b"\\" in body and b"\\u" in body)  # one byte is found ten times as fast as two
 
 
 def without_usage(chunk: bytes) -> bytes:

@@ -108,8 +108,6 @@ class ChatStreamObserver(StreamObserver):
         Exact: a quote inside a JSON string is escaped, so these patterns match only members; and a member right before the
         brace that ends its line is the outermost.
         """
-        if not self.started:
-            return None
         events = block.count(b'"choices":[{')
         if block.count(b"\n") != 2 * events or not block.startswith(b"data: {"):
             return None
@@ -252,8 +250,6 @@ class ResponsesStreamObserver(StreamObserver):
 
     def _bulk(self, block: bytes) -> bytes | None:
         """Nothing but events that are named deltas, with LF: the name is on a line of its own, and no JSON string holds a LF."""
-        if not self.started:
-            return None
         events = block.count(b".delta\n")
         if block.count(b"\n") != 3 * events or not block.startswith(b"event: response."):
             return None

@@ -1,26 +1,38 @@
-"""Where the members of a JSON object stand in its bytes: an exact small tokenizer, so that edits touch nothing else.
+"""Where the members of a JSON object stand in its bytes, so that edits touch nothing else.
 
-It finds spans, it does not judge: give it documents a parser has accepted, or catch ValueError. Linear, iterative, and
-possessive in its patterns, so that neither depth nor length can make it fail or crawl.
+The parser that reads bodies says what the members are and how long each value is; here only names and what is between members
+is looked at. So this agrees with that parser on every document, and its work grows with the members, not with what is in them.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 _SPACE = rb"[ \t\n\r]*+"
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_SCALAR = _STRING + rb'|[^ \t\n\r,\[\]{}":]++'
+_OPEN = re.compile(_SPACE + rb"\{" + _SPACE)
+_NAME = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"' + _SPACE + rb":" + _SPACE, re.DOTALL)
+_NEXT = re.compile(_SPACE + rb"[,}]" + _SPACE)
 
-_OPEN = re.compile(_SPACE + rb"\{" + _SPACE + rb"(\})?")
-_MEMBER = re.compile(rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE + rb"(?:(" + _SCALAR + rb")|(?=[\[{]))", re.DOTALL)
-_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+([\[\]{}])", re.DOTALL)
-_NEXT = re.compile(_SPACE + rb"([,}])" + _SPACE)
 
-_text = msgspec.json.Decoder(str).decode
+class Name:
+    """A member's name. Equals only itself, so that a dict keeps duplicates side by side."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _named(_type: type, text: Any) -> Name:
+    return Name(text)
+
+
+Members = dict[Name, msgspec.Raw]
+MEMBERS = msgspec.json.Decoder(Members, dec_hook=_named)
+"""Reads the outermost object: every member, in order, its value as raw JSON."""
 
 
 class Member(NamedTuple):
@@ -35,29 +47,27 @@ class Member(NamedTuple):
 def members(document: bytes) -> list[Member]:
     """The members of the outermost object, in order, duplicates included.
 
-    Raises ValueError when the document does not have the form of an object. Values are not checked inside.
+    Raises ValueError when the document is not a JSON object, or is nested too deeply for the parser.
     """
-    opened = _OPEN.match(document)
-    if opened is None:
-        raise ValueError("not a JSON object")
+    try:
+        told = MEMBERS.decode(document)
+    except RecursionError as deep:
+        raise ValueError("nested too deeply") from deep
     found: list[Member] = []
-    at = opened.end()
-    closed = opened[1] is not None
-    while not closed:
-        member = _MEMBER.match(document, at)
-        if member is None:
-            raise ValueError("a member without a name or a value")
-        value_start, value_end = member.span(2)
-        if value_start < 0:
-            value_start = member.end()
-            value_end = _nested_end(document, value_start)
-        found.append(Member(_decoded(member[1]), at, value_start, value_end))
-        following = _NEXT.match(document, value_end)
-        if following is None:
-            raise ValueError("an object without an end")
-        at = following.end()
-        closed = following[1] == b"}"
+    at = _end_of(_OPEN, document, 0)
+    for name, value in told.items():
+        value_start = _end_of(_NAME, document, at)
+        value_end = value_start + memoryview(value).nbytes
+        found.append(Member(name.text, at, value_start, value_end))
+        at = _end_of(_NEXT, document, value_end)
     return found
+
+
+def _end_of(pattern: re.Pattern[bytes], document: bytes, at: int) -> int:
+    matched = pattern.match(document, at)
+    if matched is None:
+        raise ValueError("not a JSON object")
+    return matched.end()
 
 
 def member_spans(document: bytes, name: str) -> list[Member]:
@@ -82,24 +92,3 @@ def without_member(document: bytes, name: str) -> bytes:
             parts.append(document[at : document.index(b",", before.value_end)])
             at = member.value_end
     return b"".join([*parts, document[at:]])
-
-
-def _nested_end(document: bytes, at: int) -> int:
-    depth = 0
-    while True:
-        bracket = _BRACKET.match(document, at)
-        if bracket is None:
-            raise ValueError("a bracket that does not close")
-        at = bracket.end()
-        depth += 1 if bracket[1] in b"{[" else -1
-        if not depth:
-            return at
-
-
-def _decoded(quoted: bytes) -> str:
-    if b"\\" not in quoted and quoted.isascii():
-        return quoted[1:-1].decode("ascii")
-    try:
-        return _text(quoted)
-    except msgspec.DecodeError as broken:
-        raise ValueError("a name that is not a JSON string") from broken

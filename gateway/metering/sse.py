@@ -1,8 +1,8 @@
 """Server-sent events, cut anywhere: what may go on at once, what must be edited first, what waits for the entry.
 
-The common part of the stream observers. Events end at an empty line; lines end in LF or CRLF. A block of whole events is first
-offered to `_bulk`, which takes or edits all of it without looking at single events, in C; only what it refuses is
-looked at one by one. Memory is bounded by one event.
+The common part of the stream observers. Events end at an empty line; lines end in LF or CRLF. Whole events are offered to
+`_bulk` as many at a time as it takes, which it passes on or edits without looking at single ones, in C; what it refuses
+is looked at one by one. Memory is bounded by one event, and work by the bytes that came, however they are cut.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ EVENT_BYTES_MAX = 4_194_304
 ANSWER_BYTES_MAX = 33_554_432
 
 _EVENT_END = re.compile(rb"\n\r?\n")
-_EVENT_END_INSIDE = re.compile(rb"(?<=[^\r\n])" + _EVENT_END.pattern)  # where looking from anywhere finds what looking from the start does
 _END_BYTES_MAX = 3
+_REACH_BYTES = 16_384  # of the first events offered at once: what one TLS record holds, which is what a burst is read in
+_REACH_GROWTH = 4  # after a success: many events soon go at once, and what one refusal wastes stays in proportion
+_FAILED = (MemoryError, RecursionError)  # what reading may raise whatever it reads; it then counts as metering lost
+_FAILED_REASON = "an answer could not be read: out of memory, or nested too deeply"
 
 
 class AnswerObserver:
     """Watches a whole JSON answer go by. Every byte passes at once; a copy of at most `answer_bytes_max` is read at the end.
 
     Where the last bytes must wait, who frames the answer (Content-Length, chunks) holds them: an answer has no terminal event.
+    It was generated, and is billed, before its first byte came: `usage_due` from the start, so that leaving early is not free.
     """
 
     def __init__(self, read: Reader, *, answer_bytes_max: int = ANSWER_BYTES_MAX) -> None:
         self.ended = False
-        self.usage_due = False
+        self.usage_due = True
         self.started = False
         self._read = read
         self._kept: list[bytes] = []
@@ -43,6 +47,7 @@ class AnswerObserver:
                 self._kept.append(data)
             else:
                 self._kept.clear()
+                self.usage_due = False  # it would not be read
         return data
 
     def release(self) -> bytes:
@@ -53,7 +58,10 @@ class AnswerObserver:
         """What the answer says it used. Total."""
         if self._room_bytes < 0:
             return Observed(lost="answer is larger than answer_bytes_max")
-        return self._read(self._kept[0] if len(self._kept) == 1 else b"".join(self._kept))
+        try:
+            return self._read(self._kept[0] if len(self._kept) == 1 else b"".join(self._kept))
+        except _FAILED:
+            return Observed(lost=_FAILED_REASON)
 
 
 class StreamObserver(ABC):
@@ -76,7 +84,7 @@ class StreamObserver(ABC):
         self._tail = bytearray()  # an event that is not complete
         self._sent = 0  # how much of the tail the client has; stays 0 when editing
         self._oversized = False  # inside an event that is passed on unread
-        self._held = b""
+        self._held = bytearray()
         self._released = False
         self._flowing = False  # neither opening nor over: whole events may go through `_bulk`
 
@@ -84,11 +92,11 @@ class StreamObserver(ABC):
 
     @abstractmethod
     def _bulk(self, block: bytes) -> bytes | None:
-        """A block of whole events as it goes to the client; None: they must be looked at one by one."""
+        """A block of whole events behind the first content, as it goes to the client; None: look at them one by one."""
 
     @abstractmethod
     def _event(self, event: bytes) -> bytes:
-        """One whole event as it goes to the client. Sets `ended` when it is terminal: then it is returned unedited. Total."""
+        """One whole event as it goes to the client. Sets `ended` when it is terminal: then it is returned unedited."""
 
     @abstractmethod
     def _may_end(self, tail: bytes) -> bool:
@@ -102,8 +110,8 @@ class StreamObserver(ABC):
 
     def feed(self, data: bytes) -> bytes:
         """Bytes that may go to the client now."""
-        if self._flowing and not self._tail and data.endswith(b"\n\n") and len(data) <= self._event_bytes_max:
-            passed = self._bulk(data)
+        if not self._tail and data.endswith(b"\n\n"):
+            passed = self._at_once(data)
             if passed is not None:
                 return passed
         if self._released:
@@ -112,6 +120,7 @@ class StreamObserver(ABC):
             return self._hold(data)
         if self._opening and self._is_json(data):
             self._whole = AnswerObserver(self._read_whole)
+            self.usage_due = True
         if self._whole is not None:
             return self._feed_whole(data)
         searched = max(0, len(self._tail) - _END_BYTES_MAX)
@@ -122,15 +131,18 @@ class StreamObserver(ABC):
         """What was held: the terminal event and all after it, or an event that never became whole. All that is fed later passes."""
         self._finish_tail()
         self._released, self._flowing = True, False
-        held, self._held = self._held, b""
+        held, self._held = bytes(self._held), bytearray()
         return held
 
     def finish(self) -> Observed:
         """What the stream was seen to use. Total."""
         if self._whole is not None:
             return self._whole.finish()
-        self._finish_tail()
-        return self._observed()
+        try:
+            self._finish_tail()
+            return self._observed()
+        except _FAILED:
+            return Observed(lost=_FAILED_REASON)
 
     def _is_json(self, data: bytes) -> bool:
         first = data.lstrip()[:1]
@@ -162,38 +174,56 @@ class StreamObserver(ABC):
         if not self.ended:
             return out[sent:] + self._pass_partial()
         self._flowing = False
-        self._held = bytes(tail[max(0, sent - len(out)) :])
+        self._held = tail[max(0, sent - len(out)) :]
         tail.clear()
         return out[sent:]
 
     def _walk(self, block: bytes, passed: list[bytes]) -> int:
         """Take the events of a block up to the terminal one; how many bytes that was.
 
-        What cannot go in bulk is halved: of a burst with few events that matter, only these are looked at one by one.
+        Offers as many at once as `reach` bytes hold, and adapts that: less after a refusal, more after a success. Thus few
+        events that matter in a burst cost few looks, and whatever the block, a byte is looked at a bounded number of times.
         """
-        bulk = self._bulk(block) if self._flowing and len(block) <= self._event_bytes_max else None
-        if bulk is not None:
-            passed.append(bulk)
-            return len(block)
-        found = _EVENT_END_INSIDE.search(block, len(block) // 2)
-        if found is None or found.end() == len(block):
-            found = _EVENT_END.search(block)
-        if found is None:
-            return 0  # one line end too many behind the last event: it begins the next
-        if found.end() == len(block):
-            edited = self._checked_event(block)
-            if self.ended:
-                return 0
-            passed.append(edited)
-            return len(block)
-        taken = self._walk(block[: found.end()], passed)
-        return taken if self.ended else taken + self._walk(block[found.end() :], passed)
+        at, reach, refused = 0, _REACH_BYTES, -1
+        while not self.ended:
+            end = _last_end_within(block, at, reach) if self.started else at
+            alone = end == at
+            if alone:
+                found = _EVENT_END.search(block, at)
+                if found is None:
+                    break  # all is taken, or one line end too many is left: it begins the next event
+                end, reach = found.end(), reach // 2 if self.started else reach
+            events = block[at:end]
+            taken = self._at_once(events) if end != refused else None
+            if taken is not None:
+                reach = (end - at) * _REACH_GROWTH
+            elif alone:
+                taken = self._checked_event(events)
+            else:
+                refused, reach = end, (end - at) // 2
+            if taken is not None and not self.ended:
+                passed.append(taken)
+                at, refused = end, -1
+        return at
+
+    def _at_once(self, events: bytes) -> bytes | None:
+        """Whole events as they go to the client; None: they must be looked at one by one."""
+        if not self._flowing or not self.started or len(events) > self._event_bytes_max:
+            return None
+        try:
+            return self._bulk(events)
+        except _FAILED:
+            return None
 
     def _checked_event(self, event: bytes) -> bytes:
         if len(event) > self._event_bytes_max:
             self._lost = "an event is larger than event_bytes_max"
             return event
-        return self._event(event)
+        try:
+            return self._event(event)
+        except _FAILED:
+            self._lost = _FAILED_REASON
+            return event
 
     def _pass_partial(self) -> bytes:
         """What may go of an event that is not complete."""
@@ -241,7 +271,16 @@ class StreamObserver(ABC):
         if self._oversized:
             return
         passed = self._checked_event(tail)
-        self._held = passed[sent:]
+        self._held = bytearray(passed[sent:])
+
+
+def _last_end_within(block: bytes, at: int, reach: int) -> int:
+    """Where the last event ends that lies within so many bytes; `at`: nothing is so short, or it is for a closer look.
+
+    Only at an empty line behind a line with content: there, looking back finds what reading from the start does.
+    """
+    last = block.rfind(b"\n\n", at, at + reach)
+    return last + 2 if last > at and block[last - 1] not in b"\r\n" else at
 
 
 def data_of(event: bytes) -> bytes:

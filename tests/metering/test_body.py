@@ -22,7 +22,8 @@ from gateway.metering.body import (
     read_moderation,
     read_response,
 )
-from gateway.metering.size import OBJECTS_MAX
+from gateway.metering.edit import with_include_usage
+from gateway.metering.size import OBJECTS_MAX, QUOTES_MAX
 
 Reader = Callable[[bytes], CallBody | ApiError]
 READERS = (read_chat, read_completion, read_response, read_embedding, read_moderation)
@@ -97,6 +98,83 @@ def test_completion_counts_the_larger_of_n_and_best_of() -> None:
     assert read(read_completion, model="m", n=2, best_of=5).choices == 5
     assert read(read_completion, model="m", n=5, best_of=2).choices == 5
     assert read(read_completion, model="m").choices == 1
+
+
+PROMPTS = [
+    pytest.param("a", 1, id="a string"),
+    pytest.param("[1],[2]", 1, id="a string with brackets in it"),
+    pytest.param([1, 2, 3], 1, id="token ids"),
+    pytest.param(["a"], 1, id="a list of one string"),
+    pytest.param(["a", 'b","c', "\\"], 3, id="a list of strings"),
+    pytest.param([[1, 2]], 1, id="a list of one array of ids"),
+    pytest.param([[1, 2], [3], [4]], 3, id="a list of arrays of ids"),
+    pytest.param(["a", [1]], 2, id="a list of both"),
+    pytest.param([], 1, id="an empty list"),
+    pytest.param(None, 1, id="null"),
+    pytest.param(["a"] * (QUOTES_MAX // 2), QUOTES_MAX // 2, id="as many as are read"),
+    pytest.param(["a"] * (QUOTES_MAX // 2) + ["b,b"], QUOTES_MAX // 2 + 1, id="one more"),
+]
+
+
+@pytest.mark.parametrize("prompt, prompts", PROMPTS)
+def test_each_prompt_of_a_list_has_its_choices(prompt: Any, prompts: int) -> None:
+    assert read(read_completion, model="m", prompt=prompt).choices == prompts
+    assert read(read_completion, model="m", prompt=prompt, n=2, best_of=3).choices == 3 * prompts
+
+
+def test_choices_stay_countable() -> None:
+    assert read(read_completion, model="m", prompt=["a", "b"], n=COUNT_MAX // 2).choices == COUNT_MAX
+    assert read(read_completion, model="m", prompt=["a", "b"], n=COUNT_MAX // 2 + 1).choices == COUNT_MAX
+
+
+def test_a_completion_without_a_prompt_has_one() -> None:
+    assert read(read_completion, model="m").choices == 1
+
+
+MODALITIES = [
+    pytest.param(["text", "audio"], True, id="text and audio"),
+    pytest.param(["audio"], True, id="audio"),
+    pytest.param(["text"], False, id="text"),
+    pytest.param(["audiobook"], False, id="a longer word"),
+    pytest.param([], False, id="none"),
+    pytest.param(None, False, id="null"),
+]
+
+
+@pytest.mark.parametrize("modalities, audio_out", MODALITIES)
+def test_a_call_may_ask_for_audio(modalities: Any, audio_out: bool) -> None:
+    assert read(read_chat, model="m", modalities=modalities).audio_out is audio_out
+
+
+def test_audio_is_asked_for_whatever_the_spelling() -> None:
+    found = read_chat(b'{"model":"m","modaliti\\u0065s":["\\u0061udio"]}')
+    assert isinstance(found, CallBody)
+    assert found.audio_out
+
+
+CONVERSATIONS = [
+    pytest.param("conv_1", "conv_1", id="text"),
+    pytest.param({"id": "conv_1"}, "conv_1", id="an object"),
+    pytest.param({"id": "conv_1", "metadata": {"id": "conv_2"}}, "conv_1", id="an object with more in it"),
+    pytest.param("", "", id="empty, and still not absent"),
+    pytest.param(None, None, id="null"),
+]
+
+
+@pytest.mark.parametrize("conversation, conversation_id", CONVERSATIONS)
+def test_the_conversation_is_read(conversation: Any, conversation_id: str | None) -> None:
+    found = read(read_response, model="m", conversation=conversation)
+    assert (found.conversation_id, found.history) == (conversation_id, conversation is not None)
+
+
+def test_a_conversation_must_be_clear() -> None:
+    refused(read_response, b'{"model":"m","conversation":5}', "conversation")
+    refused(read_response, b'{"model":"m","conversation":["conv_1"]}', "conversation")
+    refused(read_response, b'{"model":"m","conversation":{}}', "conversation.id")
+    refused(read_response, b'{"model":"m","conversation":{"id":null}}', "conversation.id")
+    refused(read_response, b'{"model":"m","conversation":{"id":5}}', "conversation.id")
+    refused(read_response, b'{"model":"m","conversation":{"id":"mine","\\u0069d":"yours"}}', "conversation.id")
+    refused(read_response, b'{"model":"m","conversation":{"id":"%b"}}' % (b"c" * 201), "conversation.id")
 
 
 HISTORIES = [
@@ -223,6 +301,31 @@ MEDIA = [
 ]
 
 
+FILES = [
+    pytest.param(
+        read_chat, "messages", [{"content": [part("x"), {"type": "file", "file": {"file_id": "file-1"}}]}], 1, id="kept, in a chat"
+    ),
+    pytest.param(read_chat, "messages", [{"content": [{"type": "file", "file": {"file_data": DATA_URL}}] * 2}], 2, id="two, inline"),
+    pytest.param(read_response, "input", [{"content": [{"type": "input_file", "file_id": "file-1"}]}], 1, id="kept"),
+    pytest.param(read_response, "input", [{"content": [{"type": "input_file", "file_url": "https://x/y"}]}], 1, id="by URL"),
+    pytest.param(read_response, "input", [{"content": [{"type": "input_file", "file_data": DATA_URL}]}], 1, id="inline"),
+    pytest.param(read_response, "input", [{"content": [{"type": "input_text", "text": 'a "file"'}]}], 0, id="only named in text"),
+]
+
+
+@pytest.mark.parametrize("reader, member, value, files", FILES)
+def test_files_are_counted(reader: Reader, member: str, value: Any, files: int) -> None:
+    assert read(reader, model="m", **{member: value}).files == files
+
+
+def test_audio_counts_by_its_length_in_base64() -> None:
+    said = {"type": "input_audio", "input_audio": {"data": PIXELS, "format": "mp3"}}
+    found = read(read_chat, model="m", messages=[{"role": "user", "content": [part("x"), said, said]}])
+    assert 2 * len(PIXELS) < found.audio_base64_bytes < 2 * len(PIXELS) + 100
+    assert (found.images, found.files) == (0, 0)
+    assert read(read_response, model="m", input=[{"role": "user", "content": [said]}]).audio_base64_bytes > len(PIXELS)
+
+
 @pytest.mark.parametrize("reader, member, value, images", MEDIA)
 def test_media_are_not_text(reader: Reader, member: str, value: Any, images: int) -> None:
     found = read(reader, model="m", **{member: value})
@@ -329,6 +432,9 @@ WRONG = [
     pytest.param(b'{"model":"m","max_tokens":1,"max_tokens":9}', "max_tokens", id="cap twice"),
     pytest.param(b'{"model":"m","messages":[],"messages":[]}', "messages", id="messages twice"),
     pytest.param(b'{"model":"m","stream_options":{},"stream_options":null}', "stream_options", id="stream options twice"),
+    pytest.param(b'{"model":"m","modalities":"audio"}', "modalities", id="modalities are a string"),
+    pytest.param(b'{"model":"m","modalities":["text",5]}', "modalities", id="a modality is a number"),
+    pytest.param(b'{"model":"m","modalities":["text"],"modalities":["audio"]}', "modalities", id="modalities twice"),
 ]
 
 
@@ -354,6 +460,32 @@ def test_a_large_body_may_not_have_any_number_of_members() -> None:
     most = b",".join(b'"k%d":1' % index for index in range(MEMBERS_MAX - 2))
     assert isinstance(read_chat(b'{"model":"m",' + pad + b"," + most + b"}"), CallBody)
     refused(read_chat, b'{"model":"m",' + pad + b',"one":1,' + most + b"}")
+
+
+def test_a_medium_body_may_not_either() -> None:
+    body = b'{"model":"m",' + b",".join(b'"%d":"12345678"' % index for index in range(MEMBERS_MAX)) + b"}"
+    assert len(body) > 16_384
+    refused(read_chat, body)
+
+
+@pytest.mark.parametrize("reader", [read_chat, read_completion], ids=lambda reader: reader.__name__)
+def test_what_is_read_of_a_stream_can_be_edited_later_with_less_room_on_the_stack(reader: Reader) -> None:
+    """The parser goes as deep as the stack above it leaves room, so a body may fit here and not there."""
+
+    def body(levels: int, **members: Any) -> bytes:
+        head = json.dumps({"model": "m", "stream": True, **members}).encode()[:-1]
+        return head + b',"x":' + b"[" * levels + b"]" * levels + b"}"
+
+    def deeper(frames: int, given_body: bytes) -> bytes:
+        return deeper(frames - 1, given_body) if frames else with_include_usage(given_body)
+
+    read_levels = [levels for levels in range(600, 1_000) if isinstance(reader(body(levels, stream_options={})), CallBody)]
+    deepest = read_levels[-1]
+    assert b'"include_usage":true' in deeper(40, body(deepest, stream_options={}))
+    refused(reader, body(deepest + 1, stream_options={}))
+    assert isinstance(reader(body(deepest + 10)), CallBody), "the edit does not read this one"
+    assert isinstance(reader(body(deepest + 10, stream_options={"include_usage": True})), CallBody), "nor is this one edited"
+    assert isinstance(reader(body(deepest + 10, stream=False, stream_options={})), CallBody), "nor this"
 
 
 @given(st.binary(max_size=80) | st.text(alphabet='{}[]",:\\ mnode1.tu', max_size=60).map(str.encode))

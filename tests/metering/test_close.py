@@ -12,8 +12,10 @@ from gateway.units import Meter, Usage
 
 ASK = {Meter.INPUT_TEXT: 100, Meter.OUTPUT_TEXT: 1_000}
 USED = {Meter.INPUT_TEXT: 90, Meter.OUTPUT_TEXT: 7}
+SEEN_2000 = ASK | {Meter.OUTPUT_TEXT: 2_000}
+SPOKEN = {Meter.INPUT_TEXT: 100, Meter.OUTPUT_AUDIO: 1_000}
 SEEN_7 = {Meter.INPUT_TEXT: 100, Meter.OUTPUT_TEXT: 7}
-WHOLE = {"status": 200, "complete": True, "billable": True, "reasoning": False, "streamed": False}
+WHOLE = {"status": 200, "complete": True, "billable": True, "hides_tokens": False, "streamed": False}
 STREAM = WHOLE | {"streamed": True}
 CUT = STREAM | {"complete": False}
 BACKGROUND = {"background": True}
@@ -40,7 +42,7 @@ ENDS = [
     pytest.param(Observed(), WHOLE | {"complete": False}, (ASK, "unknown"), id="a cut whole answer"),
     pytest.param(Observed(emitted_tokens=7), CUT, (SEEN_7, "estimated"), id="a cut stream"),
     pytest.param(Observed(), CUT, ({Meter.INPUT_TEXT: 100}, "estimated"), id="a stream cut before its first token"),
-    pytest.param(Observed(emitted_tokens=7), CUT | {"reasoning": True}, (ASK, "unknown"), id="a cut stream that hid tokens"),
+    pytest.param(Observed(emitted_tokens=7), CUT | {"hides_tokens": True}, (ASK, "unknown"), id="a cut stream that hid tokens"),
     pytest.param(Observed(emitted_tokens=7, error_code="x"), STREAM, (SEEN_7, "estimated"), id="a stream that ended in an error"),
     pytest.param(Observed(emitted_tokens=7, answer_status="in_progress"), CUT, (SEEN_7, "estimated"), id="a response cut on its way"),
     pytest.param(Observed(answer_status="queued"), WHOLE, (ASK, "unknown"), id="queued"),
@@ -61,6 +63,30 @@ ENDS = [
     pytest.param(Observed(answer_status="failed", error_code="x"), STREAM, ({}, "not_billed"), id="a failed response without usage"),
     pytest.param(Observed(answer_status="cancelled"), WHOLE, (ASK, "unknown"), id="a cancelled response without usage"),
 ]
+
+
+MORE_SEEN_THAN_ASKED = [
+    pytest.param(Observed(lost="x", emitted_tokens=2_000), STREAM, id="lost"),
+    pytest.param(Observed(emitted_tokens=2_000), CUT | {"hides_tokens": True}, id="a cut stream that hid tokens"),
+    pytest.param(Observed(emitted_tokens=2_000), STREAM, id="a whole stream without usage"),
+    pytest.param(Observed(emitted_tokens=2_000, answer_status="cancelled"), STREAM, id="cancelled"),
+    pytest.param(Observed(emitted_tokens=2_000), CUT | BACKGROUND, id="goes on in the background"),
+    pytest.param(Observed(emitted_tokens=2_000, answer_status="in_progress"), STREAM, id="in progress"),
+]
+
+
+@pytest.mark.parametrize("observed, end", MORE_SEEN_THAN_ASKED)
+def test_what_is_unknown_is_never_less_than_was_seen(observed: Observed, end: dict[str, Any]) -> None:
+    assert usage_at_end(observed, ask=ASK, **end) == (SEEN_2000, "unknown")
+    assert usage_at_end(observed, ask=SPOKEN, **end) == (SPOKEN, "unknown")  # deltas of audio are no tokens
+    assert usage_at_end(observed, ask={Meter.INPUT_TEXT: 100}, **end) == (SEEN_2000, "unknown")
+
+
+@pytest.mark.parametrize("emitted, output", [(999, 1_000), (1_000, 1_000), (1_001, 1_001)])
+def test_the_larger_of_asked_and_seen_is_booked(emitted: int, output: int) -> None:
+    usage, _ = usage_at_end(Observed(lost="x", emitted_tokens=emitted), ask=ASK, **STREAM)
+    assert usage == {Meter.INPUT_TEXT: 100, Meter.OUTPUT_TEXT: output}
+    assert ASK[Meter.OUTPUT_TEXT] == 1_000
 
 
 @pytest.mark.parametrize("observed, end, booked", ENDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -98,8 +100,36 @@ def test_what_is_no_object_is_a_value_error(document: bytes) -> None:
 
 
 def test_depth_and_length_do_no_harm() -> None:
-    deep = b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b',"b":"' + b'\\"' * 200_000 + b'"}'
-    assert [member.name for member in members(deep)] == ["a", "b"]
+    long = b'{"a":' + b"[" * 500 + b"]" * 500 + b',"b":"' + b'\\"' * 200_000 + b'"}'
+    assert [member.name for member in members(long)] == ["a", "b"]
+    with pytest.raises(ValueError):
+        members(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}")
+
+
+def calls_made(work: Callable[[], object]) -> int:
+    """How many functions, Python's and C's, some work calls."""
+    made = 0
+
+    def count(_frame: object, event: str, _what: object) -> None:
+        nonlocal made
+        made += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+@pytest.mark.parametrize("options", [b"", b'"stream_options":{},'], ids=["escapes", "stream options"])
+def test_the_work_of_the_edit_grows_with_the_members_and_not_with_what_is_in_them(options: bytes) -> None:
+    def body(messages: int) -> bytes:
+        return b'{"model":"m",' + options + b'"messages":[' + b'{"content":[{"text":"\\u00e9{"}]},' * messages + b"{}]}"
+
+    few, many = body(10), body(10_000)
+    assert calls_made(lambda: with_include_usage(many)) == calls_made(lambda: with_include_usage(few))
+    assert json.loads(with_include_usage(many)) == json.loads(many) | {"stream_options": {"include_usage": True}}
 
 
 NAMED = ["stream_options", "include_usage", "usage", "a", 'quote"d', "back\\slash", "ünï", "😀", "", "}{][,:"]

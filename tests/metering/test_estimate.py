@@ -11,7 +11,7 @@ from gateway.metering.body import CallBody
 from gateway.metering.estimate import AskTokens, estimate, usage_of_ask
 from gateway.units import Meter
 
-SETTINGS = EstimateSettings(output_tokens=1_000, history_input_tokens=2_000, image_tokens=700, bytes_per_token=4)
+SETTINGS = EstimateSettings(output_tokens=1_000, history_input_tokens=2_000, image_tokens=700, file_tokens=900, bytes_per_token=4)
 
 
 def ask(
@@ -34,6 +34,10 @@ INPUTS = [
     pytest.param({"input_text_bytes": 5}, None, 2, id="one byte more"),
     pytest.param({"input_token_ids": 17}, None, 17, id="token ids count exactly"),
     pytest.param({"input_text_bytes": 40, "images": 2}, None, 1_410, id="images"),
+    pytest.param({"input_text_bytes": 40, "files": 2}, None, 1_810, id="files"),
+    pytest.param({"audio_base64_bytes": 533}, None, 1, id="a tenth of a second of audio"),
+    pytest.param({"audio_base64_bytes": 534}, None, 2, id="a byte more of it"),
+    pytest.param({"input_text_bytes": 40, "audio_base64_bytes": 60 * 5_330}, None, 610, id="a minute of compressed speech, 600 tokens"),
     pytest.param({"input_text_bytes": 40, "history": True}, None, 2_010, id="history, nothing learned"),
     pytest.param({"input_text_bytes": 40, "history": True}, 3_000, 3_000, id="history, learned"),
     pytest.param({"input_text_bytes": 40, "history": True}, 5, 10, id="never less than is there"),
@@ -72,3 +76,10 @@ def test_output(body: dict[str, Any], known: dict[str, Any], tokens: int) -> Non
 def test_the_ask_as_usage_leaves_zeros_out() -> None:
     assert usage_of_ask(AskTokens(5, 7)) == {Meter.INPUT_TEXT: 5, Meter.OUTPUT_TEXT: 7}
     assert usage_of_ask(AskTokens(5, 0)) == {Meter.INPUT_TEXT: 5}
+
+
+def test_the_ask_as_usage_knows_audio() -> None:
+    spoken = ask(input_text_bytes=40, audio_base64_bytes=5_330, output_tokens_max=50, audio_out=True)
+    assert spoken == AskTokens(20, 50, input_audio_tokens=10, audio_out=True)
+    assert usage_of_ask(spoken) == {Meter.INPUT_TEXT: 10, Meter.INPUT_AUDIO: 10, Meter.OUTPUT_AUDIO: 50}
+    assert usage_of_ask(ask(audio_base64_bytes=5_330, output_tokens_max=50)) == {Meter.INPUT_AUDIO: 10, Meter.OUTPUT_TEXT: 50}

@@ -175,9 +175,10 @@ def test_error_code(error: bytes, code: str) -> None:
 def test_a_whole_answer_passes_at_once_and_is_read() -> None:
     answer = (CASES / "chat.json").read_bytes()
     observer = AnswerObserver(read_chat_answer)
-    assert not observer.started
+    assert (observer.started, observer.usage_due) == (False, True)  # it is generated, and billed, before its first byte
     assert b"".join(observer.feed(piece) for piece in in_sevens(answer)) == answer
     assert (observer.started, observer.ended, observer.release()) == (True, False, b"")
+    assert observer.usage_due
     assert observer.finish().usage == {Meter.INPUT_TEXT: 86, Meter.CACHED_TEXT: 1_920, Meter.OUTPUT_TEXT: 300}
 
 
@@ -186,6 +187,21 @@ def test_a_whole_answer_is_kept_up_to_its_maximum() -> None:
     assert run(AnswerObserver(read_chat_answer, answer_bytes_max=len(answer)), in_sevens(answer))[2].usage
     passed, _, seen = run(AnswerObserver(read_chat_answer, answer_bytes_max=len(answer) - 1), in_sevens(answer))
     assert (passed, seen) == (answer, Observed(lost="answer is larger than answer_bytes_max"))
+
+
+def test_of_an_answer_that_is_too_large_no_usage_is_due() -> None:
+    observer = AnswerObserver(read_chat_answer, answer_bytes_max=5)
+    observer.feed(b"{" * 5)
+    assert observer.usage_due
+    observer.feed(b"{")
+    assert not observer.usage_due
+
+
+def test_json_for_a_stream_is_as_due_as_any_json() -> None:
+    for observer in (ChatStreamObserver(True), ResponsesStreamObserver()):
+        assert not observer.usage_due
+        observer.feed(b' {"id":')
+        assert observer.usage_due
 
 
 @pytest.mark.parametrize("answer", [b"", b"<html>", b'{"usage":', b"[" * 100_000, b'{"model":5}', b'{"id":"\xff"}'], ids=range(6))
