@@ -110,21 +110,29 @@ def _refuse(error: ApiError, job: Job, client: Client, house: House) -> None:
 
 async def _not_their_own(job: Job, house: House) -> ApiError | None:
     """A stored object belongs to the team that made it; for others it is not there."""
-    own, team = job.endpoint.owned_id, job.identity.team.name
-    asked = job.where.parameters[own] if own is not None else job.body.previous_response_id if job.body is not None else None
-    if asked is None:
-        return None
-    try:
-        if await house.owner_of(asked) == team:
-            return None
-    except BooksAway:
-        message = "The gateway cannot tell now whose object this is. Try again in a moment."
-        return ApiError(503, "server_error", message, code="owner_unknown", retry_after_ms=1_000)
+    for object_id, named_by in _objects_named(job):
+        try:
+            if await house.owner_of(object_id) == job.identity.team.name:
+                continue
+        except BooksAway:
+            message = "The gateway cannot tell now whose object this is. Try again in a moment."
+            return ApiError(503, "server_error", message, code="owner_unknown", retry_after_ms=1_000)
+        shown = object_id[:100]
+        if named_by == "previous_response_id":  # as OpenAI says it
+            return invalid_request(f"Previous response with id '{shown}' not found.", code="previous_response_not_found", param=named_by)
+        return invalid_request(f"No object with id '{shown}' was found for your team.", status=404, code="not_found", param=named_by)
+    return None
+
+
+def _objects_named(job: Job) -> list[tuple[str, str]]:
+    """Stored objects that a call names, and where: in its path, or in its body."""
+    own, body = job.endpoint.owned_id, job.body
     if own is not None:
-        return invalid_request(f"No object with id '{asked[:100]}' was found for your team.", status=404, code="not_found", param=own)
-    return invalid_request(
-        f"Previous response with id '{asked[:100]}' not found.", code="previous_response_not_found", param="previous_response_id"
-    )
+        return [(job.where.parameters[own], own)]
+    if body is None:
+        return []
+    named = [(body.previous_response_id, "previous_response_id"), (body.conversation_id, "conversation")]
+    return [(object_id, name) for object_id, name in named if object_id is not None]
 
 
 def _intended(intent: Intent, house: House) -> bool:

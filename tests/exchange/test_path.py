@@ -292,6 +292,28 @@ def test_a_response_belongs_to_the_team_that_made_it(rooms: Any, loopback: Any, 
     loopback.run(test)
 
 
+def test_a_conversation_belongs_to_the_team_that_made_it(rooms: Any, loopback: Any, tmp_path: Path) -> None:
+    answer = json.dumps({"id": "resp_1", "object": "response", "status": "completed", "model": "gpt-4o",
+                         "usage": {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}, "output": []}).encode()  # fmt: skip
+
+    async def test() -> None:
+        async with loopback.origin() as origin, rooms.worker(origin.url, tmp_path) as worker:
+            origin.answers.extend([counted(b'{"id":"conv_1","object":"conversation"}'), counted(answer)])
+
+            async def status_of(call: Any) -> int:
+                client = loopback.client()
+                await rooms.through(call, client, worker, loopback.until)
+                return int(client.status)
+
+            assert await status_of(rooms.call(path="/v1/conversations", body={})) == 200
+            ask = {"model": "gpt-4o", "input": "hi", "conversation": "conv_1"}
+            assert await status_of(rooms.call(path="/v1/responses", body=ask, team="search")) == 404
+            assert await status_of(rooms.call(path="/v1/responses", body=ask)) == 200
+            assert len(origin.asked) == 2
+
+    loopback.run(test)
+
+
 def test_a_background_response_is_unknown_until_it_is_seen_done(rooms: Any, loopback: Any, tmp_path: Path) -> None:
     queued = json.dumps({"id": "resp_1", "object": "response", "status": "queued", "model": "gpt-4o", "usage": None}).encode()
 

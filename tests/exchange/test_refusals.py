@@ -66,6 +66,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int, str | None, str]] = 
         {"method": "GET", "path": "/v1/responses/resp_search/new"}, {}, 404, "not_found", "resp_search"
     ),
     "another team's stored completion": ({"path": "/v1/chat/completions/resp_search"}, {}, 404, "not_found", "resp_search"),
+    "another team's conversation as history": (
+        {"path": "/v1/responses", "body": {"model": "gpt-4o", "input": "hi", "conversation": {"id": "resp_search"}}}, {}, 404,
+        "not_found", "resp_search"
+    ),
+    "another team's conversation": ({"method": "GET", "path": "/v1/conversations/resp_search/items"}, {}, 404, "not_found", "resp_search"),
+    "the list of what all teams stored": ({"method": "GET", "path": "/v1/chat/completions"}, {}, 403, "shared_list", "by their ids"),
     "another team's response as history": (
         {"path": "/v1/responses", "body": {"model": "gpt-4o", "input": "hi", "previous_response_id": "resp_search"}}, {}, 400,
         "previous_response_not_found", "resp_search"
