@@ -124,9 +124,10 @@ class Bookkeeper:
             seen = msgspec.json.decode(str(event.facts["entry"]), type=Entry)
             self._supersede_or_wait(ledger, seen)
         if self._late:  # the making call may be there under the id of a call that only fetched its answer
-            for shown in ledger.entries({"usage_source": "unknown"}, self._now_us() - LATE_KEPT_US):
-                if shown["answer_id"] in self._late:
-                    self._late_due[shown["answer_id"]] = shown["exchange_id"]
+            for source in sorted(CORRECTED):
+                for shown in ledger.entries({"usage_source": source}, self._now_us() - LATE_KEPT_US):
+                    if shown["answer_id"] in self._late:
+                        self._late_due[shown["answer_id"]] = shown["exchange_id"]
         for shown in ledger.entries(limit=LEARN_FROM_ENTRIES):
             self.learned.learn(_learnable(shown), self.facts)
 

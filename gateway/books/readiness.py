@@ -34,9 +34,7 @@ def workers_checks(links: Sequence[WorkerLink], version: int, wanted: int) -> tu
     serving = sum(check.level is not Level.FAILED for check in each)
     if not serving:
         return (Check("workers", Level.FAILED, "none_serving", f"{wanted} wanted"), *each)
-    eased = tuple(
-        Check(check.name, Level.DEGRADED, check.state, check.detail) if check.level is Level.FAILED else check for check in each
-    )
+    eased = tuple(Check(check.name, Level.DEGRADED, check.state, check.detail) if check.level is Level.FAILED else check for check in each)
     if serving < wanted:
         return (Check("workers", Level.DEGRADED, "some_missing", f"{serving} of {wanted} serve"), *eased)
     return (Check("workers", Level.OK), *eased)

@@ -151,6 +151,10 @@ class Admin:
             families = text_string_to_metric_families(await answer.text())
             return next((s.value for family in families for s in family.samples if s.name == name and s.labels == labels), None)
 
+    async def metric_is(self, value: float, name: str, **labels: str) -> None:
+        """Wait for it: what an entry counts is counted a moment after the ledger shows it."""
+        await self.until(lambda: self.metric(name, **labels), lambda found: found == value)
+
     async def calls(self) -> int:
         return int((await self.json("/admin/v1/usage?by=team"))["total"]["calls"])
 

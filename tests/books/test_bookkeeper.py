@@ -16,10 +16,11 @@ from gateway.config.snapshot import Facts
 from gateway.journal.format import ENTRY_BYTES_MAX, segments_in
 from gateway.journal.records import Entry
 from gateway.journal.writer import JournalFull, JournalWriter
+from gateway.late.background import CORRECTED
 from gateway.ledger import HourlyRequests, Ledger, LedgerUnavailable
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.metrics import EntryMetrics, Families
-from gateway.units import Meter
+from gateway.units import Meter, UsageSource
 
 LATE = {Meter.INPUT_TEXT: 400, Meter.OUTPUT_TEXT: 2_000}
 LATE_PICOUSD = 400 * 2_500_000 + 2_000 * 10_000_000
@@ -153,11 +154,14 @@ def test_late_usage_survives_books_that_die_before_the_call_is_read(desk: Desk, 
     assert_corrected(desk)
 
 
-def test_late_usage_survives_books_that_die_between_the_call_and_its_correction(desk: Desk, place: Any, intent: Any, entry: Any) -> None:
+@pytest.mark.parametrize("source", sorted(CORRECTED))
+def test_late_usage_survives_books_that_die_between_the_call_and_its_correction(
+    desk: Desk, place: Any, intent: Any, entry: Any, source: UsageSource
+) -> None:
     with JournalWriter(place.journal, "w0") as first, JournalWriter(place.journal, "w1") as second:
         write(second, intent, fetched(entry, 2))
         desk.read("w1")
-        write(first, intent, queued(entry, 1))
+        write(first, intent, msgspec.structs.replace(queued(entry, 1), usage_source=source))
         desk.fail_next.add("supersede")
         with pytest.raises(LedgerUnavailable):
             desk.read("w0")
@@ -184,7 +188,6 @@ def test_late_usage_survives_a_ledger_that_goes_away_at_any_step(
 
 NOT_CORRECTED = [
     ("what OpenAI reported", {"usage_source": "reported"}, {}),
-    ("what was estimated", {"usage_source": "estimated"}, {}),
     ("another team's call", {}, {"team": "search"}),
     ("a call whose answer says nothing", {}, {"late_usage": None}),
     ("a call by another answer", {}, {"answer_id": "resp_b"}),
