@@ -70,9 +70,7 @@ def test_what_costs_nothing_needs_no_entry() -> None:
 
 REDS: dict[str, Callable[[], Bill]] = {
     "a pico-dollar more": lambda: bill([entry("gx-1", "search", cost_picousd=20_700_001)], [line("gx-1")]),
-    "a token less": lambda: bill(
-        [entry("gx-1", "search", usage={"input_text": 99, "cached_text": 20, "output_text": 7})], [line("gx-1")]
-    ),
+    "a token less": lambda: bill([entry("gx-1", "search", usage={"input_text": 99, "cached_text": 20, "output_text": 7})], [line("gx-1")]),
     "a cached token booked as a fresh one": lambda: bill(
         [entry("gx-1", "search", usage={"input_text": 101, "cached_text": 19, "output_text": 7})], [line("gx-1")]
     ),

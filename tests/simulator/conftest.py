@@ -32,9 +32,7 @@ class Http:
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
 
-    def send(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str], bytes]:
+    def send(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self._simulator.port, timeout=10)
         try:
             given = {"Authorization": "Bearer sk-test", "Content-Type": "application/json", **(headers or {})}
