@@ -168,13 +168,13 @@ class Bookkeeper:
     def _effective(self, folded: Folded) -> None:
         """Metrics and estimates from what counts now and did not before."""
         records, facts = self._families.ledger_records, self.facts
+        self._metrics.observe(folded.new)
         for entry in folded.new:
-            self._metrics.observe(entry)
             self.learned.learn(entry, facts)
             if entry.answer_id in self._late and entry.usage_source != "not_billed":
                 self._late_due[entry.answer_id] = entry.exchange_id
         for change in folded.superseding:
-            self._metrics.observe(change.new, supersedes=change.old)
+            self._metrics.correct(change.new, change.old)
         records.child("written").inc(len(folded.new) + len(folded.superseding))
         if folded.duplicates:
             records.child("duplicate").inc(folded.duplicates)

@@ -1,14 +1,18 @@
-"""What entries of the ledger tell Prometheus. Some twenty observations an entry, each through a cached child."""
+"""What entries of the ledger tell Prometheus. Some twenty observations an entry: entries that are alike share the way to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from gateway.config.snapshot import Snapshot
 from gateway.journal.records import Entry
 from gateway.metrics.costs import CostClasses
-from gateway.metrics.families import OTHER, Families
+from gateway.metrics.distribution import Distribution
+from gateway.metrics.families import OTHER, Families, Series
 from gateway.units import PICOUSD_PER_USD, Meter
+
+Name = TypeVar("Name", bound=str)
 
 NONE = "none"  # the endpoint has no model
 
@@ -97,83 +101,133 @@ class EntryMetrics:
         """The team, if it is configured."""
         return name if name in self._teams else OTHER
 
-    def observe(self, entry: Entry, supersedes: Entry | None = None) -> None:
-        """Count one entry that became effective. `supersedes`: the entry that was effective until now for the same exchange."""
-        team, model = self.team_label(entry.team), self.model_label(entry.model_served or entry.model_asked)
-        self._observe_usage(team, model, entry, supersedes)
-        if supersedes is not None:
-            return
-        self._observe_request(team, model, entry)
-        if entry.outcome != "unknown":  # of a dead worker: nobody knows when it ended
-            self._observe_times(team, model, entry)
+    def observe(self, entries: Iterable[Entry]) -> None:
+        """Count entries that became effective, each the first of its exchange. Those that are alike are counted together."""
+        alike: dict[tuple[Any, ...], list[Entry]] = {}
+        for entry in entries:
+            model = entry.model_served or entry.model_asked
+            kind = (entry.team, model, entry.endpoint, entry.account, entry.status, entry.outcome, entry.usage_source, entry.streamed)
+            alike.setdefault(kind, []).append(entry)
+        for group in alike.values():
+            first = group[0]
+            team, model = self.team_label(first.team), self.model_label(first.model_served or first.model_asked)
+            self._count_requests(team, model, group)
+            if first.outcome != "unknown":  # of a dead worker: nobody knows when it ended
+                self._observe_times(team, model, group)
+            self._observe_usage(team, model, group)
+            if first.usage_source == "reported":
+                self._observe_sizes(model, group)
 
-    def _observe_request(self, team: str, model: str, entry: Entry) -> None:
-        to, account = self._to, entry.account if entry.account in self._accounts else OTHER
-        outcome = OUTCOMES.get(entry.outcome, OTHER)
-        to.requests.child(team, model, entry.endpoint, status_class(entry), outcome).inc()
-        to.upstream_requests.child(account, model, outcome if entry.status is None else str(entry.status)).inc()
-        to.usage_source.child(SOURCES[entry.usage_source]).inc()
-        to.body.child(entry.endpoint).observe(entry.body_bytes)
-        if entry.cost_picousd is None and entry.usage_source != "not_billed":
-            to.unpriced.child(model, "unknown_model" if model in (OTHER, NONE) else "missing_price").inc()
+    def correct(self, new: Entry, old: Entry) -> None:
+        """Count what an entry has more than the one that it supersedes."""
+        team, model = self.team_label(new.team), self.model_label(new.model_served or new.model_asked)
+        self._count_tokens(team, model, _more(new.usage, old.usage))
+        self._count_details(team, model, _more(new.details, old.details))
+        self._count_cost(team, model, _more(self._costs.of(new), self._costs.of(old)))
 
-    def _observe_times(self, team: str, model: str, entry: Entry) -> None:
-        to, timings = self._to, entry.timings_us
-        duration_us = entry.ended_at_us - entry.admitted_at_us
-        to.duration.child(model, entry.endpoint, "true" if entry.streamed else "false").observe(duration_us / 1e6)
-        to.team_duration.child(team).observe(duration_us / 1e6)
-        for name, spent_us in timings.items():
-            phase = PHASES.get(name)
-            if phase is not None:
-                to.overhead.child(phase).observe(spent_us / 1e6)
-        sent_us, last_us, first_us = timings.get("sent"), timings.get("last"), timings.get("first_token")
-        if sent_us is not None and last_us is not None:
-            account = entry.account if entry.account in self._accounts else OTHER
-            to.upstream_duration.child(account, model).observe((last_us - sent_us) / 1e6)
-        if entry.streamed and first_us is not None:
-            to.first_token.child(model, entry.endpoint).observe(first_us / 1e6)
-            tokens = sum(count for meter, count in entry.usage.items() if meter in TOKENS and TOKENS[meter][0] == "output")
-            if entry.usage_source == "reported" and tokens > 1:
-                to.per_token.child(model).observe((duration_us - first_us) / 1e6 / (tokens - 1))
+    def _account_label(self, name: str) -> str:
+        return name if name in self._accounts else OTHER
 
-    def _observe_usage(self, team: str, model: str, entry: Entry, before: Entry | None) -> None:
+    def _count_requests(self, team: str, model: str, group: list[Entry]) -> None:
+        to, first, count = self._to, group[0], len(group)
+        outcome = OUTCOMES.get(first.outcome, OTHER)
+        code = outcome if first.status is None else str(first.status)
+        to.requests.child(team, model, first.endpoint, status_class(first), outcome, samples=count).inc(count)
+        to.upstream_requests.child(self._account_label(first.account), model, code, samples=count).inc(count)
+        to.usage_source.child(SOURCES[first.usage_source]).inc(count)
+        to.body.child(first.endpoint, samples=count).observe(*[entry.body_bytes for entry in group])
+        unpriced = sum([entry.cost_picousd is None for entry in group])
+        if unpriced and first.usage_source != "not_billed":
+            reason = "unknown_model" if model in (OTHER, NONE) else "missing_price"
+            to.unpriced.child(model, reason, samples=unpriced).inc(unpriced)
+
+    def _observe_times(self, team: str, model: str, group: list[Entry]) -> None:
+        to, first = self._to, group[0]
+        seconds = [(entry.ended_at_us - entry.admitted_at_us) / 1e6 for entry in group]
+        _observe(to.duration, (model, first.endpoint, "true" if first.streamed else "false"), seconds)
+        _observe(to.team_duration, (team,), seconds)
+        timings = [entry.timings_us for entry in group]
+        for name, phase in PHASES.items():
+            _observe(to.overhead, (phase,), [each[name] / 1e6 for each in timings if name in each])
+        upstream = [(each["last"] - each["sent"]) / 1e6 for each in timings if "last" in each and "sent" in each]
+        _observe(to.upstream_duration, (self._account_label(first.account), model), upstream)
+        if first.streamed:
+            _observe(to.first_token, (model, first.endpoint), [each["first_token"] / 1e6 for each in timings if "first_token" in each])
+            if first.usage_source == "reported":
+                _observe(to.per_token, (model,), [each for each in map(_seconds_per_token, group) if each is not None])
+
+    def _observe_usage(self, team: str, model: str, group: list[Entry]) -> None:
+        tokens: dict[Meter, int] = {}
+        details: dict[str, int] = {}
+        picousd: dict[str, int] = {}
+        for entry in group:
+            _add(tokens, entry.usage)
+            _add(details, entry.details)
+            _add(picousd, self._costs.of(entry))
+        self._count_tokens(team, model, tokens)
+        self._count_details(team, model, details)
+        self._count_cost(team, model, picousd)
+
+    def _observe_sizes(self, model: str, group: list[Entry]) -> None:
+        """Of calls whose usage was reported: how large they were, and by how much the estimate was off."""
+        sizes = [(_tokens(entry, "input"), _tokens(entry, "output"), entry.ask_tokens) for entry in group]
+        _observe(self._to.tokens_per_request, (model, "input"), [count for count, _, _ in sizes if count])
+        _observe(self._to.tokens_per_request, (model, "output"), [count for _, count, _ in sizes if count])
+        errors = [(ask - (i + o)) / (i + o) for i, o, ask in sizes if ask is not None and i + o]
+        _observe(self._to.estimate_error, (model,), errors)
+
+    def _count_tokens(self, team: str, model: str, tokens: Mapping[Meter, int]) -> None:
         to = self._to
-        input_tokens = output_tokens = 0
-        old_usage: Mapping[Meter, int] = {} if before is None else before.usage
-        for meter, count in entry.usage.items():
+        for meter, count in tokens.items():
             place = TOKENS.get(meter)
             if place is None:
                 continue
-            if place[0] == "input":
-                input_tokens += count
-            else:
-                output_tokens += count
-            more = max(0, count - old_usage.get(meter, 0))
-            to.tokens.child(team, model, *place).inc(more)
+            to.tokens.child(team, model, *place).inc(count)
             if meter in CACHE_READ:
-                to.tokens_detail.child(team, model, "cache_read").inc(more)
+                to.tokens_detail.child(team, model, "cache_read").inc(count)
             elif meter in CACHE_WRITE:
-                to.tokens_detail.child(team, model, "cache_write").inc(more)
-        for name, count in entry.details.items():
-            detail = DETAILS.get(name)
-            if detail is not None:
-                to.tokens_detail.child(team, model, detail).inc(max(0, count - (before.details.get(name, 0) if before else 0)))
-        self._observe_cost(team, model, entry, before)
-        if entry.usage_source != "reported":
-            return
-        for direction, count in (("input", input_tokens), ("output", output_tokens)):
-            if count:
-                to.tokens_per_request.child(model, direction).observe(count)
-        settled = input_tokens + output_tokens
-        if entry.ask_tokens is not None and settled:
-            to.estimate_error.child(model).observe((entry.ask_tokens - settled) / settled)
+                to.tokens_detail.child(team, model, "cache_write").inc(count)
 
-    def _observe_cost(self, team: str, model: str, entry: Entry, before: Entry | None) -> None:
-        if not entry.cost_picousd:
-            return
-        old: Mapping[str, int] = {} if before is None else self._costs.of(before)
-        for cost_class, picousd in self._costs.of(entry).items():
-            self._to.cost.child(team, model, cost_class).inc(max(0, picousd - old.get(cost_class, 0)) / PICOUSD_PER_USD)
+    def _count_details(self, team: str, model: str, details: Mapping[str, int]) -> None:
+        for name, count in details.items():
+            if name in DETAILS:
+                self._to.tokens_detail.child(team, model, DETAILS[name]).inc(count)
+
+    def _count_cost(self, team: str, model: str, picousd: Mapping[str, int]) -> None:
+        for cost_class, cost_picousd in picousd.items():
+            self._to.cost.child(team, model, cost_class).inc(cost_picousd / PICOUSD_PER_USD)
+
+
+def _observe(series: Series[Distribution], labels: tuple[str, ...], values: list[float]) -> None:
+    """Nothing seen makes no series."""
+    if values:
+        series.child(*labels, samples=len(values)).observe(*values)
+
+
+def _add(total: dict[Name, int], more: Mapping[Name, int]) -> None:
+    for name, count in more.items():
+        total[name] = total.get(name, 0) + count
+
+
+def _more(new: Mapping[Name, int], old: Mapping[Name, int]) -> dict[Name, int]:
+    """What counters can go up by."""
+    return {name: max(0, count - old.get(name, 0)) for name, count in new.items()}
+
+
+def _tokens(entry: Entry, direction: str) -> int:
+    return sum([count for meter, count in entry.usage.items() if meter in TOKENS and TOKENS[meter][0] == direction])
+
+
+def _seconds_per_token(entry: Entry) -> float | None:
+    """Mean time from the first token on, all moments of the worker's one clock; None: there is no such time.
+
+    Not from `admitted_at_us`, which comes after the wait for a connection that the first token's time includes.
+    """
+    first_us, last_us = entry.timings_us.get("first_token"), entry.timings_us.get("last")
+    tokens = _tokens(entry, "output")
+    if first_us is None or last_us is None or last_us < first_us or tokens < 2:
+        return None
+    return (last_us - first_us) / 1e6 / (tokens - 1)
 
 
 def status_class(entry: Entry) -> str:

@@ -6,11 +6,13 @@ prolonged to 655 s because long reasoning streams pass their last one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from gateway.metrics.distribution import Distribution, DistributionFamily
 
 OTHER = "other"
 OPEN_LABELS = frozenset({"team", "model", "account", "scope"})  # as many values as the configuration has; others are closed sets
@@ -29,7 +31,7 @@ TOKENS_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 
 ESTIMATE_ERROR_BUCKETS = (-0.9, -0.5, -0.25, -0.1, -0.05, 0, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
 LOOP_LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
-Metric = TypeVar("Metric", Counter, Gauge, Histogram)
+Metric = TypeVar("Metric", Counter, Gauge, Distribution)
 
 
 class Series(Generic[Metric]):
@@ -39,8 +41,17 @@ class Series(Generic[Metric]):
     as overflow. The folded children come on top: they are as many as the closed labels have combinations.
     """
 
-    def __init__(self, metric: Metric, labels: Sequence[str], lines_each: int, series_max: int, overflow: Counter) -> None:
-        self._metric: Metric = metric
+    def __init__(
+        self,
+        make: Callable[..., Metric],
+        remove: Callable[..., None],
+        labels: Sequence[str],
+        lines_each: int,
+        series_max: int,
+        overflow: Counter,
+    ) -> None:
+        """`make` gives the child with some label values, `remove` lets it be shown no more."""
+        self._make, self._remove = make, remove
         self._series_max, self._overflow = series_max, overflow
         self._open = tuple(label in OPEN_LABELS for label in labels)
         self._children: dict[tuple[str, ...], Metric] = {}
@@ -49,15 +60,18 @@ class Series(Generic[Metric]):
     def __len__(self) -> int:
         return len(self._children)
 
-    def child(self, *values: str) -> Metric:
-        """The child with these label values, in the order of the family's labels; or the one that stands for it beyond the cap."""
+    def child(self, *values: str, samples: int = 1) -> Metric:
+        """The child with these label values, in the order of the family's labels; or the one that stands for it beyond the cap.
+
+        `samples`: how many it is asked for, so that as many are counted as overflow.
+        """
         found = self._children.get(values)
-        return self._admit(values) if found is None else found
+        return self._admit(values, samples) if found is None else found
 
     def forget(self, *values: str) -> None:
         """Drop a child, so that it is shown no more. For gauges of things that are gone."""
         if self._children.pop(values, None) is not None:
-            self._metric.remove(*values)
+            self._remove(*values)
 
     def replace(self: Series[Gauge], shown: Mapping[tuple[str, ...], float]) -> None:
         """Show exactly these values, of a gauge. What is beyond the cap is left out: a share of a limit cannot be folded into another's."""
@@ -69,15 +83,14 @@ class Series(Generic[Metric]):
             else:
                 self._overflow.inc()
 
-    def _admit(self, values: tuple[str, ...]) -> Metric:
+    def _admit(self, values: tuple[str, ...], samples: int) -> Metric:
         if len(self._children) >= self._series_max:
             folded = tuple(OTHER if is_open else value for value, is_open in zip(values, self._open, strict=True))
-            self._overflow.inc()
+            self._overflow.inc(samples)
             if folded in self._children:
                 return self._children[folded]
             values = folded
-        child: Metric = self._metric.labels(*values) if values else self._metric
-        self._children[values] = child
+        child = self._children[values] = self._make(*values)
         return child
 
 
@@ -171,17 +184,19 @@ class Families:
 
     def _counter(self, name: str, text: str, *labels: str) -> Series[Counter]:
         metric = Counter(name, text, labels, registry=self.registry)
-        return self._kept(Series(metric, labels, 1, self._series_max, self._overflow.labels(f"{name}_total")), labels)
+        make = metric.labels if labels else lambda: metric
+        return self._kept(Series(make, metric.remove, labels, 1, self._series_max, self._overflow.labels(f"{name}_total")), labels)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Series[Gauge]:
         metric = Gauge(name, text, labels, registry=self.registry)
-        return self._kept(Series(metric, labels, 1, self._series_max, self._overflow.labels(name)), labels)
+        make = metric.labels if labels else lambda: metric
+        return self._kept(Series(make, metric.remove, labels, 1, self._series_max, self._overflow.labels(name)), labels)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Series[Histogram]:
-        metric = Histogram(name, text, labels, registry=self.registry, buckets=buckets)
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Series[Distribution]:
+        family = DistributionFamily(name, text, labels, buckets, self.registry)
         lines = len(buckets) + (3 if buckets[0] >= 0 else 2)  # +Inf, count, and a sum unless values may be negative
-        series = Series(metric, labels, lines, max(1, self._series_max // lines), self._overflow.labels(name))
-        return self._kept(series, labels)
+        series_max = max(1, self._series_max // lines)
+        return self._kept(Series(family.labels, family.remove, labels, lines, series_max, self._overflow.labels(name)), labels)
 
     def _kept(self, series: Series[Metric], labels: Sequence[str]) -> Series[Metric]:
         self._all.append(series)

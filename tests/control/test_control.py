@@ -343,9 +343,7 @@ def test_the_socket_is_for_its_owner_and_goes_with_the_worker(tmp_path: Path) ->
     run(story())
 
 
-def test_a_long_path_is_replaced_by_a_short_one_that_is_the_same_for_everybody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_path_is_replaced_by_a_short_one_that_is_the_same_for_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fitting = PATH_BYTES_MAX - len("/w0/control.sock")
     folder = Path("/" + "f" * (fitting - 1))
     assert control_path(folder, "w0") == folder / "w0" / "control.sock"

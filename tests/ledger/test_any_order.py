@@ -146,4 +146,3 @@ class AnyOrder(RuleBasedStateMachine):
 def test_any_order(make: Any) -> None:
     AnyOrder.make = make
     run_state_machine_as_test(AnyOrder, settings=settings(max_examples=25, stateful_step_count=15, deadline=None))
-

@@ -79,7 +79,7 @@ def entry(**changes: Any) -> Entry:
 def test_one_entry_is_counted_once_in_every_family_it_belongs_to() -> None:
     metrics, _, shown = house()
     metrics.configure(snapshot())
-    metrics.observe(ENTRY)
+    metrics.observe([ENTRY])
     team, model, pair = {"team": "voice"}, {"model": "gpt-4o"}, {"team": "voice", "model": "gpt-4o"}
     operation = {"operation": "chat/completions"}
     assert shown.get("gateway_requests_total", **pair, **operation, status_class="2xx", outcome="ok") == 1
@@ -101,7 +101,7 @@ def test_one_entry_is_counted_once_in_every_family_it_belongs_to() -> None:
     assert shown.get("gateway_request_duration_seconds_bucket", **model, **operation, stream="true", le="1.28") == 0
     assert shown.get("gateway_team_request_duration_seconds_count", **team) == 1
     assert shown.get("gateway_time_to_first_token_seconds_sum", **model, **operation) == 0.5
-    assert shown.get("gateway_time_per_output_token_seconds_sum", **model) == 2.0 / 40
+    assert shown.get("gateway_time_per_output_token_seconds_sum", **model) == 1.901 / 40
     assert shown.get("gateway_upstream_duration_seconds_sum", account="openai", **model) == 2.4
     assert shown.get("gateway_overhead_seconds_sum", phase="total") == 0.00012
     assert shown.get("gateway_request_body_bytes_sum", **operation) == 300
@@ -127,15 +127,37 @@ OUTCOMES = [
 def test_outcomes_have_their_class(changes: dict[str, Any], status_class: str, outcome: str) -> None:
     metrics, _, shown = house()
     metrics.configure(snapshot(teams=TEAMS[1:]))
-    metrics.observe(entry(team="search", **changes))
+    metrics.observe([entry(team="search", **changes)])
     (labels,) = shown.of("gateway_requests_total")
     assert (dict(labels)["status_class"], dict(labels)["outcome"]) == (status_class, outcome)
+
+
+PER_TOKEN: list[tuple[str, dict[str, Any], float | None]] = [
+    ("all of it in one read", {"timings_us": {"sent": 1, "first_token": 7_000, "last": 7_000}}, 0.0),
+    ("a read later", {"timings_us": {"sent": 1, "first_token": 7_000, "last": 7_400}}, 0.0004 / 40),
+    ("a wait for a connection longer than the answer", {"ended_at_us": 1_000_100}, 1.901 / 40),
+    ("no moment of its end", {"timings_us": {"sent": 1, "first_token": 7_000}}, None),
+    ("no moment of its first token", {"timings_us": {"sent": 1, "last": 7_000}}, None),
+    ("a first token after the end", {"timings_us": {"sent": 1, "first_token": 7_001, "last": 7_000}}, None),
+    ("one token", {"usage": {Meter.OUTPUT_TEXT: 1}}, None),
+    ("two tokens", {"usage": {Meter.OUTPUT_TEXT: 2}}, 1.901),
+    ("not a stream", {"streamed": False}, None),
+    ("estimated usage", {"usage_source": "estimated"}, None),
+]
+
+
+@pytest.mark.parametrize("changes,seconds", [row[1:] for row in PER_TOKEN], ids=[row[0] for row in PER_TOKEN])
+def test_the_time_of_a_token_is_of_one_clock_and_never_negative(changes: dict[str, Any], seconds: float | None) -> None:
+    metrics, _, shown = house()
+    metrics.configure(snapshot())
+    metrics.observe([entry(**changes)])
+    assert shown.get("gateway_time_per_output_token_seconds_sum", model="gpt-4o") == seconds
 
 
 def test_a_dead_workers_entry_has_usage_and_no_times() -> None:
     metrics, _, shown = house()
     metrics.configure(snapshot())
-    metrics.observe(entry(status=None, outcome="unknown", usage_source="unknown", timings_us={}))
+    metrics.observe([entry(status=None, outcome="unknown", usage_source="unknown", timings_us={})])
     assert shown.get("gateway_tokens_total", team="voice", model="gpt-4o", direction="input", modality="text") == 100
     assert shown.of("gateway_team_request_duration_seconds_count") == {}
     assert shown.of("gateway_tokens_per_request_count") == {}
@@ -156,7 +178,7 @@ UNPRICED = [
 def test_a_missing_price_is_loud(changes: dict[str, Any], unpriced: dict[tuple[str, str], int]) -> None:
     metrics, _, shown = house()
     metrics.configure(snapshot(teams=TEAMS[1:]))
-    metrics.observe(entry(team="search", **changes))
+    metrics.observe([entry(team="search", **changes)])
     found = {frozenset(labels): value for labels, value in shown.of("gateway_unpriced_requests_total").items()}
     assert found == {frozenset({("model", model), ("reason", reason)}): count for (model, reason), count in unpriced.items()}
 
@@ -176,8 +198,8 @@ def test_a_correction_counts_what_it_adds(
 ) -> None:
     metrics, _, shown = house()
     metrics.configure(snapshot())
-    metrics.observe(ENTRY)
-    metrics.observe(entry(usage=usage, cost_picousd=cost * 10**12), supersedes=ENTRY)
+    metrics.observe([ENTRY])
+    metrics.correct(entry(usage=usage, cost_picousd=cost * 10**12), ENTRY)
     pair = {"team": "voice", "model": "gpt-4o"}
     assert shown.get("gateway_tokens_total", **pair, direction="input", modality="text") == input_tokens
     assert shown.get("gateway_cost_usd_total", **pair, cost_class="input") == input_usd
@@ -190,8 +212,8 @@ def test_a_correction_from_unpriced_counts_its_whole_cost() -> None:
     metrics, _, shown = house()
     metrics.configure(snapshot())
     before = entry(cost_picousd=None)
-    metrics.observe(before)
-    metrics.observe(ENTRY, supersedes=before)
+    metrics.observe([before])
+    metrics.correct(ENTRY, before)
     assert sum(shown.of("gateway_cost_usd_total").values()) == 162
 
 
@@ -208,7 +230,7 @@ COSTS = [
 def test_cost_classes_sum_to_the_entrys_cost(changes: dict[str, Any], usd: dict[str, float]) -> None:
     metrics, _, shown = house()
     metrics.configure(snapshot(teams=TEAMS[1:]))
-    metrics.observe(entry(team="search", **changes))
+    metrics.observe([entry(team="search", **changes)])
     assert {dict(labels)["cost_class"]: value for labels, value in shown.of("gateway_cost_usd_total").items()} == usd
 
 
@@ -226,7 +248,7 @@ MODELS = [
 def test_models_are_labelled_by_their_card(name: str | None, label: str) -> None:
     metrics, _, shown = house()
     metrics.configure(snapshot(teams=TEAMS[1:]))
-    metrics.observe(entry(team="search", model_asked=name, model_served=None))
+    metrics.observe([entry(team="search", model_asked=name, model_served=None)])
     (labels,) = shown.of("gateway_requests_total")
     assert dict(labels)["model"] == label
 
@@ -234,7 +256,7 @@ def test_models_are_labelled_by_their_card(name: str | None, label: str) -> None
 def test_teams_and_accounts_that_are_not_configured_are_other() -> None:
     metrics, _, shown = house()
     metrics.configure(snapshot(teams=TEAMS[1:]))
-    metrics.observe(entry(team="left us", account="old"))
+    metrics.observe([entry(team="left us", account="old")])
     assert {dict(labels)["team"] for labels in shown.of("gateway_requests_total")} == {"other"}
     assert {dict(labels)["account"] for labels in shown.of("gateway_upstream_requests_total")} == {"other"}
 
@@ -259,7 +281,7 @@ def test_the_cap_folds_what_is_beyond_it_and_sums_stay_exact(teams: int, folded:
     metrics, _, shown = house(series_max=10)
     metrics.configure(snapshot(teams=tuple(Team(f"team-{number}", "tier-1") for number in range(teams))))
     for number in range(teams):
-        metrics.observe(entry(team=f"team-{number}", usage={Meter.OUTPUT_TEXT: 7}))
+        metrics.observe([entry(team=f"team-{number}", usage={Meter.OUTPUT_TEXT: 7})])
     requests = shown.of("gateway_requests_total")
     assert len(requests) == min(teams, 10) + (folded > 0)
     assert sum(requests.values()) == teams
@@ -368,7 +390,7 @@ def test_names_follow_prometheus() -> None:
     metrics, live, shown = house()
     metrics.configure(snapshot())
     live.configure(snapshot(), "1", "r")
-    metrics.observe(ENTRY)
+    metrics.observe([ENTRY])
     text = prometheus_client.generate_latest(shown.families.registry).decode()
     families = [family for family in text_string_to_metric_families(text) if family.name.startswith("gateway_")]
     names = [family.name for family in families]
@@ -391,7 +413,7 @@ def test_names_follow_prometheus() -> None:
 def test_the_number_of_series_is_known() -> None:
     metrics, _, shown = house()
     metrics.configure(snapshot())
-    metrics.observe(ENTRY)
+    metrics.observe([ENTRY])
     text = prometheus_client.generate_latest(shown.families.registry).decode()
     ours = [line for line in text.splitlines() if line.startswith("gateway_") and not line.startswith("gateway_metrics_")]
     assert shown.get("gateway_metrics_series") == len(ours)
