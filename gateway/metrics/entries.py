@@ -102,7 +102,10 @@ class EntryMetrics:
         return name if name in self._teams else OTHER
 
     def observe(self, entries: Iterable[Entry]) -> None:
-        """Count entries that became effective, each the first of its exchange. Those that are alike are counted together."""
+        """Count entries that became effective, each the first of its exchange. Those that are alike are counted together.
+
+        Tokens and cost of such a group are one sample each: beyond the cap of series it is counted as one that was folded.
+        """
         alike: dict[tuple[Any, ...], list[Entry]] = {}
         for entry in entries:
             model = entry.model_served or entry.model_asked
@@ -205,8 +208,10 @@ def _observe(series: Series[Distribution], labels: tuple[str, ...], values: list
 
 
 def _add(total: dict[Name, int], more: Mapping[Name, int]) -> None:
+    """Counters cannot go down, and a foreign number that is negative must not stop the books."""
     for name, count in more.items():
-        total[name] = total.get(name, 0) + count
+        if count >= 0:
+            total[name] = total.get(name, 0) + count
 
 
 def _more(new: Mapping[Name, int], old: Mapping[Name, int]) -> dict[Name, int]:

@@ -51,7 +51,8 @@ class Series(Generic[Metric]):
         overflow: Counter,
     ) -> None:
         """`make` gives the child with some label values, `remove` lets it be shown no more."""
-        self._make, self._remove = make, remove
+        self._make: Callable[..., Metric] = make
+        self._remove = remove
         self._series_max, self._overflow = series_max, overflow
         self._open = tuple(label in OPEN_LABELS for label in labels)
         self._children: dict[tuple[str, ...], Metric] = {}

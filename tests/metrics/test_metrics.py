@@ -16,7 +16,7 @@ from gateway.control import Decided, LimitReading, Refusal, Report, Retry
 from gateway.journal.records import Entry
 from gateway.metrics import EntryMetrics, Families, LiveMetrics
 from gateway.teams import Team
-from gateway.units import Meter
+from gateway.units import Meter, UsageSource
 
 USD = 60_000 * 10**12  # a rate of one dollar a unit
 RATES = {Meter.INPUT_TEXT: USD, Meter.CACHED_TEXT: USD // 10, Meter.OUTPUT_TEXT: 2 * USD, Meter.OUTPUT_AUDIO: 8 * USD,
@@ -26,6 +26,7 @@ CARDS = (
          prices=(PriceTable("gpt-4o@2024-10-02", 0, "here", RATES),)),
     Card("tts-1", endpoints=("audio/speech",)),
 )  # fmt: skip
+SOURCES: tuple[UsageSource, ...] = ("reported", "estimated", "unknown", "not_billed")
 TEAMS = (Team("voice", "tier-1", models=("gpt-4o",)), Team("search", "tier-1"))
 ENTRY = Entry(
     exchange_id="gx-1", session_id=None, team="voice", key="dev", account="openai", endpoint="chat/completions",
@@ -289,6 +290,40 @@ def test_the_cap_folds_what_is_beyond_it_and_sums_stay_exact(teams: int, folded:
     other = [value for labels, value in requests.items() if ("team", "other") in labels]
     assert other == ([folded] if folded else [])
     assert shown.get("gateway_metrics_overflow_total", metric="gateway_requests_total") == folded
+
+
+def test_entries_that_are_alike_are_counted_as_many_as_they_are() -> None:
+    one, _, alone = house(series_max=200)
+    many, _, together = house(series_max=200)
+    teams = tuple(Team(f"team-{number}", "tier-1") for number in range(210))
+    entries = [
+        entry(team=f"team-{number % 210}", status=(200, 429, None)[number % 3], usage_source=SOURCES[number % 4]) for number in range(500)
+    ]
+    entries += [entry(streamed=False, model_served="gpt-9", cost_picousd=None, ended_at_us=1_000_000 + 1_000 * n) for n in range(20)]
+    for metrics in (one, many):
+        metrics.configure(snapshot(teams=teams))
+    for each in entries:
+        one.observe([each])
+    many.observe(entries)
+    by_one, at_once = ours(alone), ours(together)
+    for metric in ("gateway_tokens_total", "gateway_cost_usd_total"):  # sums are one sample, of however many entries
+        place = ("gateway_metrics_overflow_total", frozenset({("metric", metric)}))
+        assert 0 < at_once.pop(place) <= by_one.pop(place)
+    assert at_once == pytest.approx(by_one)
+    assert at_once["gateway_metrics_overflow_total", frozenset({("metric", "gateway_requests_total")})] > 0
+
+
+def ours(shown: Shown) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {place: value for place, value in shown.all().items() if place[0].startswith("gateway_")}
+
+
+@pytest.mark.parametrize("count", [-1, 0])
+def test_a_foreign_number_does_not_stop_the_counters(count: int) -> None:
+    metrics, _, shown = house()
+    metrics.configure(snapshot())
+    metrics.observe([entry(usage={Meter.INPUT_TEXT: count}, details={"reasoning_tokens": count}), ENTRY])
+    assert shown.get("gateway_tokens_detail_total", team="voice", model="gpt-4o", detail="reasoning") == 25
+    assert sum(shown.of("gateway_requests_total").values()) == 2
 
 
 def test_known_series_leave_room_for_those_that_are_used() -> None:
