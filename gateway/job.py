@@ -87,9 +87,13 @@ def _read_body(call: Call, endpoint: Endpoint, team: Team) -> CallBody | ApiErro
         return invalid_request(message, status=403, code="unmetered_path")
     if endpoint.read is None:
         return None
-    if any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in call.headers):
+    if call.header(b"content-encoding") is not None and _is_compressed(call):
         return invalid_request("Send the request body uncompressed: this endpoint is metered.", status=415, code="unsupported_encoding")
     return endpoint.read(call.body())
+
+
+def _is_compressed(call: Call) -> bool:
+    return any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in call.headers)
 
 
 def _worst_case(body: CallBody, card: Card | None, team: Team, endpoint: Endpoint, facts: Facts) -> AskTokens:
