@@ -87,7 +87,7 @@ def close_exchange(
         client_request_id=intent.client_request_id,
         admitted_at_us=intent.admitted_at_us,
         ended_at_us=max(ended_at_us, intent.admitted_at_us),
-        timings_us=_timings(carry, started_ns, ended_ns),
+        timings_us=_timings(carry, started_ns + job.call.waited_ns, started_ns, ended_ns),
         retry_count=intent.retry_count,
         outcome="client_gone" if carry.client_left else _outcome(end, status, observed),
         ask_tokens=tokens_of(job.ask_usage) or None,
@@ -172,12 +172,15 @@ def _outcome(end: End, status: int | None, observed: Observed | None) -> str:
     return "upstream_error" if observed is not None and observed.error_code is not None else "ok"  # an error inside a stream
 
 
-def _timings(carry: Carry, started_ns: int, ended_ns: int) -> dict[str, int]:
-    """Microseconds since the call was accepted, of the moments there were; and what the gateway itself took of them."""
+def _timings(carry: Carry, worked_from_ns: int, started_ns: int, ended_ns: int) -> dict[str, int]:
+    """Microseconds since the call was accepted, of the moments there were; and what the gateway itself took of them.
+
+    `worked_from_ns`: the start, put off by the waits for the client's body and for a connection.
+    """
     moments = carry.moments
     seen = {"sent": moments.sent_ns, "head": moments.head_ns, "first_token": moments.first_token_ns, "last": moments.last_ns}
     timings = {name: (at_ns - started_ns) // 1000 for name, at_ns in seen.items() if at_ns}
-    timings["overhead"] = (moments.sent_ns - started_ns + ended_ns - moments.last_ns) // 1000
+    timings["overhead"] = (moments.sent_ns - worked_from_ns + ended_ns - moments.last_ns) // 1000
     return timings
 
 

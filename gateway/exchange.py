@@ -15,13 +15,13 @@ from gateway.config.snapshot import Facts
 from gateway.control import BooksAway
 from gateway.endpoints.job import may_see
 from gateway.endpoints.route import route
-from gateway.endpoints.taps import ModelsFilter, PassThrough
+from gateway.endpoints.taps import ModelsFilter, PassThrough, Replaced
 from gateway.errors import ApiError, invalid_request
 from gateway.house import House
 from gateway.job import Job, understand
 from gateway.journal.commit import JournalError
 from gateway.journal.records import Intent
-from gateway.metering.answers import read_moderation_answer
+from gateway.metering.answers import read_plain_answer
 from gateway.metering.observers import AnswerObserver
 from gateway.relay.answer import AnswerHead
 from gateway.relay.call import Body, Call, Client
@@ -53,12 +53,13 @@ async def exchange(call: Call, client: Client, house: House) -> None:
             error = refusal(shadowed, model=job.model_asked or "this call", team=job.identity.team.name)
             return client.refuse(error, limit_lines + _own_ids(job))
         decision = await house.counters.reserve(account_part(job.ask), house.now_us() // 1000)  # it passes, and others share that
-    pool = pools[job.account.name]
+    pool, waits_from_ns = pools[job.account.name], house.clock_ns()
     try:
         upstream = await pool.acquire()
     except NoConnection as error:
         house.give_back(decision)  # nothing reached OpenAI
         return _refuse(_no_connection(error), job, client, house)
+    call.waited_ns += house.clock_ns() - waits_from_ns
     intent = intent_of(job, shadowed, house.now_us())
     if client.gone or not _intended(intent, house):  # written down before OpenAI is contacted
         house.give_back(decision)
@@ -95,7 +96,9 @@ async def _understood(call: Call, facts: Facts, house: House) -> Job | ApiError:
     if isinstance(where, ApiError):
         house.tally.refused(identity.team.name, "other", None, None, where.status)
         return where
+    waits_from_ns = house.clock_ns()
     problem = await call.received
+    call.waited_ns += house.clock_ns() - waits_from_ns
     job = problem or understand(call, where, identity, facts, house.ids.next(), house.now_us())
     if isinstance(job, ApiError):
         house.tally.refused(identity.team.name, where.endpoint.name, None, None, job.status)
@@ -156,7 +159,7 @@ def _request_head(job: Job, pool: Pool, body: Body) -> bytes:
         account_lines=pool.account_lines,
         exchange_id=job.exchange_id,
         content_length=body_bytes if body_bytes or call.method not in _BODILESS else None,
-        identity_encoding=job.endpoint.observe is not None or job.endpoint.name == "models",
+        identity_encoding=job.endpoint.observe is not None or job.endpoint.lists_models,
     )
 
 
@@ -173,12 +176,16 @@ def _begin(head: AnswerHead, job: Job, facts: Facts, limit_lines: bytes) -> Begu
     tap = _tap(head, job, facts)
     lines = answer_lines(head) + limit_lines + _own_ids(job, upstream_id=head.request_id)
     as_it_came = isinstance(tap, (AnswerObserver, PassThrough))  # the others may take something out
-    return Begun(tap, lines, head.content_length if as_it_came else None)
+    if isinstance(tap, Replaced):
+        return Begun(tap, tap.error.status, b"\r\ncontent-type: application/json\r\nx-should-retry: false" + _own_ids(job), None)
+    return Begun(tap, head.status, lines, head.content_length if as_it_came else None)
 
 
 def _tap(head: AnswerHead, job: Job, facts: Facts) -> Tap:
     endpoint = job.endpoint
-    if endpoint.name == "models" and head.status == 200:
+    if head.status == 401:
+        return Replaced(_ACCOUNT_REFUSED)
+    if endpoint.lists_models and head.status == 200:
         team = job.identity.team
         return ModelsFilter(lambda name: may_see(name, team, facts.cards))
     if endpoint.observe is None and head.status < 400:
@@ -187,7 +194,7 @@ def _tap(head: AnswerHead, job: Job, facts: Facts) -> Tap:
         return PassThrough(lost="the answer is compressed, though identity was asked for")
     if endpoint.observe_stream is not None and head.content_type.lower().startswith(b"text/event-stream"):
         return endpoint.observe_stream(job.body)
-    return endpoint.observe() if endpoint.observe is not None else AnswerObserver(read_moderation_answer)
+    return endpoint.observe() if endpoint.observe is not None else AnswerObserver(read_plain_answer)
 
 
 def _own_ids(job: Job, upstream_id: bytes = b"") -> bytes:
@@ -227,6 +234,13 @@ _NOT_READY = ApiError(
     "The gateway has just started and has no configuration yet. Try again in a moment.",
     code="not_ready",
     retry_after_ms=1_000,
+)
+_ACCOUNT_REFUSED = ApiError(
+    502,
+    "server_error",
+    "OpenAI refuses the key of the account that this gateway uses for your team. Your own key is fine; tell the gateway's operators.",
+    code="account_refused",
+    should_retry=False,
 )
 _JOURNAL_FULL = ApiError(
     503, "server_error", "The gateway cannot write its journal, so it takes no calls. Its operators must make room.", code="journal_full"

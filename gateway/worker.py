@@ -145,7 +145,7 @@ class Worker:
             auth_failures=auth_failures,
             loop_lags_us=tuple(lags_us),
             journal_ready=self._journal.ready,
-            journal_state="ready" if self._journal.ready else "full",
+            journal_state="ready" if self._journal.ready else "full" if self._journal.healthy else "failed",
             journal_free_bytes=self._journal.free_bytes,
             upstream_idle=sum(pool.idle for pool in pools),
             upstream_busy=sum(pool.busy for pool in pools),

@@ -16,7 +16,7 @@ from gateway.metering.answers import (
     read_compaction_answer,
     read_completion_answer,
     read_embedding_answer,
-    read_moderation_answer,
+    read_plain_answer,
     read_response_answer,
 )
 from gateway.metering.body import CallBody, read_chat, read_completion, read_embedding, read_moderation, read_response
@@ -48,6 +48,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     observe_stream: Callable[[CallBody | None], Observer] | None = None  # text/event-stream
     prepare_stream: Callable[[bytes], bytes] | None = None  # the body of a call that streams, before it goes upstream
     owned_id: str | None = None  # the path's parameter that names a stored object; only the team that made it may touch it
+    lists_models: bool = False  # its answer names models: a team sees its own
     late_usage: bool = False  # its answer may show the usage of an exchange that ended without one
 
 
@@ -112,14 +113,14 @@ ENDPOINTS = (
         for method, kind in (("GET", Kind.FREE), ("DELETE", Kind.FREE), ("POST", Kind.UNKNOWN))
     ),
     Endpoint("chat/completions/list", "GET", "/chat/completions", Kind.WITHHELD),
-    Endpoint("conversations", "POST", "/conversations", Kind.FREE, observe=lambda: AnswerObserver(read_moderation_answer)),
+    Endpoint("conversations", "POST", "/conversations", Kind.FREE, observe=lambda: AnswerObserver(read_plain_answer)),
     *(
         Endpoint("conversations/other", method, path, Kind.FREE, owned_id="conversation_id")
         for path in ("/conversations/{conversation_id}", "/conversations/{conversation_id}/{rest}")
         for method in ("GET", "POST", "DELETE")
     ),
     # what a team may see
-    _free("models", "GET", "/models"),
+    Endpoint("models", "GET", "/models", Kind.FREE, lists_models=True),
     _free("models/retrieve", "GET", "/models/{model}"),
     # billed by OpenAI, and not metered yet
     _unmetered("audio/speech", "/audio/speech"),

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.metering.answers import Observed
+from gateway.errors import ApiError
+from gateway.metering.answers import Observed, read_plain_answer
+from gateway.metering.observers import AnswerObserver
 
 LIST_BYTES_MAX = 4_194_304  # some hundred models at a few hundred bytes; more is not a list of models
 
@@ -53,6 +55,31 @@ class ModelsFilter:
     def finish(self) -> Observed:
         """A list uses nothing."""
         return _NOTHING_SEEN
+
+
+class Replaced:
+    """Takes OpenAI's answer in, reads its error code, and gives an error of ours in its place."""
+
+    ended = False
+    usage_due = False
+    started = False
+
+    def __init__(self, error: ApiError) -> None:
+        self.error = error
+        self._answer = AnswerObserver(read_plain_answer)
+
+    def feed(self, data: bytes) -> bytes:
+        """Nothing of it may go."""
+        self._answer.feed(data)
+        return b""
+
+    def release(self) -> bytes:
+        """Ours."""
+        return self.error.body()
+
+    def finish(self) -> Observed:
+        """What OpenAI said."""
+        return self._answer.finish()
 
 
 class PassThrough:

@@ -55,10 +55,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, tag="e"):
     client_request_id: str | None
     admitted_at_us: int
     ended_at_us: int
-    timings_us: dict[str, int]  # since admission: "sent", "head", "first_token", "last"; and "overhead": time the gateway itself added
+    timings_us: dict[str, int]  # since its head was read: "sent", "head", "first_token", "last"; "overhead": what we took of it
     retry_count: int | None
     outcome: str  # ok, client_error, upstream_error, upstream_timeout, client_gone, gateway_error, unknown
-    ask_tokens: int | None  # what admission reserved, to learn from
+    ask_tokens: int | None  # the worst case, before a small bucket clamps it
     streamed: bool = False
     answer_id: str | None = None  # the id of the object OpenAI made: resp_…, chatcmpl-…
     body_bytes: int = 0  # of the request

@@ -84,7 +84,7 @@ def read_compaction_answer(answer: bytes) -> Observed:
     return _observed(answer, lambda read: usage_from_response(read.usage))
 
 
-def read_moderation_answer(answer: bytes) -> Observed:
+def read_plain_answer(answer: bytes) -> Observed:
     """A moderation: free, so that nothing is its reported usage."""
     return _observed(answer, None)
 

@@ -16,7 +16,20 @@ Body = bytes | IO[bytes]
 class Call:
     """One request as it came. Header names are lower case. The body may still be arriving: wait at `received`."""
 
-    __slots__ = ("_by_name", "_chunks", "_spool", "body_bytes", "headers", "http_10", "keep_alive", "method", "path", "query", "received")
+    __slots__ = (
+        "_by_name",
+        "_chunks",
+        "_spool",
+        "body_bytes",
+        "headers",
+        "http_10",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "received",
+        "waited_ns",
+    )
 
     def __init__(
         self, method: str, path: bytes, query: bytes, headers: list[tuple[bytes, bytes]], *, http_10: bool, keep_alive: bool
@@ -29,6 +42,7 @@ class Call:
         self.keep_alive = keep_alive
         self.received: Gate[ApiError | None] = Gate()  # opened when the body is whole, or cannot be
         self.body_bytes = 0
+        self.waited_ns = 0  # by its exchange: for this body, and for a connection; time that is not the gateway's own
         self._by_name: dict[bytes, bytes] | None = None
         self._chunks: list[bytes] = []
         self._spool: IO[bytes] | None = None

@@ -45,6 +45,7 @@ class Begun(msgspec.Struct, frozen=True):
     """What the path decides once it sees the answer's head."""
 
     tap: Tap
+    status: int
     header_lines: bytes  # each begun with CRLF
     content_length: int | None
 
@@ -189,7 +190,7 @@ class Carry:
         begun = self._begin(head)
         self.tap = begun.tap
         has_body = head.status not in (204, 304)
-        self._client.begin(head.status, begun.header_lines, begun.content_length, has_body=has_body)
+        self._client.begin(begun.status, begun.header_lines, begun.content_length, has_body=has_body)
         return begun.tap
 
     def _end(self, end: End) -> None:

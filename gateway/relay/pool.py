@@ -183,4 +183,4 @@ def _reason(error: BaseException) -> str:
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, TimeoutError):
         return "it did not accept the connection in time"
-    return "it cannot be reached"
+    return "the connection failed"

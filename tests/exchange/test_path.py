@@ -15,8 +15,8 @@ USAGE = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
 ANSWER = json.dumps({"id": "chatcmpl-1", "model": "gpt-4o-2024-08-06", "choices": [], "usage": USAGE}).encode()
 
 
-def counted(body: bytes, lines: bytes = b"") -> bytes:
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body) + lines + b"\r\n" + body
+def counted(body: bytes, lines: bytes = b"", status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(body) + lines + b"\r\n" + body
 
 
 def streamed(body: bytes) -> bytes:
@@ -288,6 +288,41 @@ def test_a_response_belongs_to_the_team_that_made_it(rooms: Any, loopback: Any, 
                 ("responses", "reported", False), ("responses/retrieve", "not_billed", True), ("responses", "reported", False)
             ]  # fmt: skip
             assert len(origin.asked) == 3
+
+    loopback.run(test)
+
+
+def test_a_refused_account_is_not_told_as_a_wrong_key_of_the_team(rooms: Any, loopback: Any, tmp_path: Path) -> None:
+    refused = b'{"error":{"message":"Incorrect API key provided: sk-acc***ount.","type":"invalid_request_error","code":"invalid_api_key"}}'
+
+    async def test() -> None:
+        async with loopback.origin() as origin, rooms.worker(origin.url, tmp_path) as worker:
+            origin.answers.append(counted(refused, b"www-authenticate: Bearer\r\n", b"401 Unauthorized"))
+            client = loopback.client()
+            await rooms.through(rooms.call(body=CHAT), client, worker, loopback.until)
+            assert client.status == 502
+            assert b"account_refused" in client.body
+            assert b"sk-acc" not in client.body
+            assert client.header("www-authenticate") is None
+            assert client.header("x-should-retry") == "false"
+            _, (entry,) = worker.records()
+            assert (entry.status, entry.usage_source, entry.error_code) == (401, "not_billed", "invalid_api_key")
+
+    loopback.run(test)
+
+
+def test_waiting_for_the_body_is_not_what_the_gateway_took(rooms: Any, loopback: Any, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with loopback.origin() as origin, rooms.worker(origin.url, tmp_path) as worker:
+            origin.answers.append(counted(ANSWER))
+            call, client = rooms.call(body=CHAT, arrived=False), loopback.client()
+            ran = rooms.run(call, client, worker)
+            worker._now_ns += 5_000_000_000
+            call.received.open(None)
+            await loopback.until(lambda: ran.over)
+            _, (entry,) = worker.records()
+            assert entry.timings_us["sent"] > 5_000_000
+            assert entry.timings_us["overhead"] < 1_000_000
 
     loopback.run(test)
 

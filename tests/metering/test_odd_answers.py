@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.metering.answers import Observed, read_chat_answer, read_moderation_answer, read_response_answer
+from gateway.metering.answers import Observed, read_chat_answer, read_plain_answer, read_response_answer
 from gateway.metering.observers import AnswerObserver, ChatStreamObserver, Observer, ResponsesStreamObserver
 from gateway.units import Meter
 
@@ -206,7 +206,7 @@ def test_json_for_a_stream_is_as_due_as_any_json() -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"<html>", b'{"usage":', b"[" * 100_000, b'{"model":5}', b'{"id":"\xff"}'], ids=range(6))
 def test_an_answer_that_cannot_be_read_is_lost(answer: bytes) -> None:
-    for read in (read_chat_answer, read_response_answer, read_moderation_answer):
+    for read in (read_chat_answer, read_response_answer, read_plain_answer):
         seen = run(AnswerObserver(read), [answer])[2]
         assert (seen.usage, bool(seen.lost)) == (None, True)
 

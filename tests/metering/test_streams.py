@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.metering.answers import Observed, read_chat_answer, read_moderation_answer, read_response_answer
+from gateway.metering.answers import Observed, read_chat_answer, read_plain_answer, read_response_answer
 from gateway.metering.observers import AnswerObserver, ChatStreamObserver, Observer, ResponsesStreamObserver
 from gateway.units import Meter
 
@@ -384,5 +384,5 @@ def test_any_bytes_pass_and_nothing_is_raised(fed: list[bytes], usage_asked: boo
         assert isinstance(seen, Observed)
         if usage_asked or isinstance(observer, ResponsesStreamObserver):
             assert passed + held == b"".join(fed)
-    for read in (read_chat_answer, read_response_answer, read_moderation_answer):
+    for read in (read_chat_answer, read_response_answer, read_plain_answer):
         assert run(AnswerObserver(read, answer_bytes_max=100), fed)[0] == b"".join(fed)

@@ -17,7 +17,7 @@ from gateway.metering.answers import (
     read_compaction_answer,
     read_completion_answer,
     read_embedding_answer,
-    read_moderation_answer,
+    read_plain_answer,
     read_response_answer,
 )
 from gateway.metering.tools import chat_search_usage, tool_usage
@@ -26,7 +26,6 @@ from gateway.metering.usage import (
     Metered,
     MeteringLost,
     usage_from_chat,
-    usage_from_completion,
     usage_from_duration,
     usage_from_embedding,
     usage_from_images,
@@ -39,7 +38,7 @@ from gateway.units import Meter, Usage, tokens_of
 
 CASES = Path(__file__).parent.parent / "cases"
 FROM = (
-    usage_from_chat, usage_from_completion, usage_from_response, usage_from_realtime, usage_from_embedding, usage_from_transcription,
+    usage_from_chat, usage_from_response, usage_from_realtime, usage_from_embedding, usage_from_transcription,
     usage_from_duration, usage_from_speech, usage_from_images,
 )  # fmt: skip
 Read = Callable[[bytes], Metered]
@@ -70,7 +69,7 @@ ANSWERS: list[Any] = [
                  {"total_tokens": 190, "prediction_accepted_tokens": 40, "prediction_rejected_tokens": 20}, id="predicted output"),
     pytest.param(read_completion_answer, "completion", {Meter.INPUT_TEXT: 5, Meter.OUTPUT_TEXT: 16}, {"total_tokens": 21}, id="completion"),
     pytest.param(read_embedding_answer, "embedding", {Meter.INPUT_TEXT: 8_191}, {"total_tokens": 8_191}, id="E17 embedding"),
-    pytest.param(read_moderation_answer, "moderation", {}, {}, id="moderation is free"),
+    pytest.param(read_plain_answer, "moderation", {}, {}, id="moderation is free"),
     pytest.param(read_response_answer, "response", {Meter.INPUT_TEXT: 1_000, Meter.OUTPUT_TEXT: 1_800},
                  {"total_tokens": 2_800, "reasoning_tokens": 1_536}, id="E9 reasoning is inside output"),
     pytest.param(read_response_answer, "response_cache_write",
@@ -108,7 +107,7 @@ def test_a_response_without_usage_says_why(name: str, status: str, error_code: s
 
 
 def test_an_error_is_no_free_moderation() -> None:
-    assert read_moderation_answer(case("error")) == Observed(error_code="server_error")
+    assert read_plain_answer(case("error")) == Observed(error_code="server_error")
 
 
 # Usage objects

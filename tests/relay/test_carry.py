@@ -49,7 +49,7 @@ class Way:
         self.carry.release()
 
     def _begin(self, head: AnswerHead) -> Begun:
-        return Begun(self.tap, b"\r\nx-a: b", head.content_length if self._has_length else None)
+        return Begun(self.tap, head.status, b"\r\nx-a: b", head.content_length if self._has_length else None)
 
     def _clock_ns(self) -> int:
         self._now_ns += 1
