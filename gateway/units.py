@@ -7,14 +7,14 @@ disjoint meter. Nothing here knows what a model or a team is.
 from __future__ import annotations
 
 import secrets
-from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
 PICOUSD_PER_USD = 10**12
-PICOUSD_PER_NANOUSD = 1000
+HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
 
 
 class Meter(StrEnum):
@@ -75,11 +75,6 @@ class Limits(msgspec.Struct, frozen=True):
     rpm: int | None = None
     rpd: int | None = None
     tpm: int | None = None
-
-
-def usd_from_picousd(picousd: int) -> Decimal:
-    """Exact: 38_120_000_000 -> Decimal("0.03812")."""
-    return Decimal(picousd).scaleb(-12)
 
 
 def usd_text(picousd: int) -> str:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from gateway.units import (
     INPUT_METERS,
     OUTPUT_METERS,
-    PICOUSD_PER_NANOUSD,
     PICOUSD_PER_USD,
     TOKEN_METERS,
     ExchangeIds,
@@ -20,7 +19,6 @@ from gateway.units import (
     div_ceil,
     duration_text,
     tokens_of,
-    usd_from_picousd,
     usd_text,
 )
 
@@ -65,13 +63,8 @@ def test_money_is_printed_exactly(picousd: int, text: str) -> None:
 def test_printed_money_reads_back_to_the_pico_dollar(picousd: int) -> None:
     text = usd_text(picousd)
     assert Decimal(text) * PICOUSD_PER_USD == picousd
-    assert usd_from_picousd(picousd) * PICOUSD_PER_USD == picousd
     assert "E" not in text
     assert len(text.partition(".")[2]) >= 2
-
-
-def test_a_nano_dollar_is_a_thousand_pico_dollars() -> None:
-    assert PICOUSD_PER_NANOUSD * 10**9 == PICOUSD_PER_USD
 
 
 @given(st.integers(0, 10**18), st.integers(1, 10**9))

@@ -13,11 +13,10 @@ from gateway.books.reloading import Configuration
 from gateway.control import LimitReading, NotTaken, Report, Spent, WorkerAway, WorkerLink, control_path
 from gateway.ledger import HourlyRequests, LedgerError, Questions
 from gateway.metrics import LiveMetrics
+from gateway.units import DAY_US, HOUR_US
 
 REFILL_WAIT_S = 5.0  # for the ledger to hold what was written before: a worker waits for its first configuration meanwhile
 OWNER_WAIT_S = 0.8  # a worker waits one second for the answer
-DAY_US = 86_400 * 1_000_000
-HOUR_US = 3_600 * 1_000_000
 
 _log = structlog.get_logger("gateway.books")
 

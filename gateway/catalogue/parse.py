@@ -1,12 +1,12 @@
-"""From raw values, as YAML gives them, to checked ones; and what can only be checked over cards together. Pure."""
+"""From raw values, as YAML gives them, to checked ones; and what a card leaves unsaid. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gateway.catalogue import Card
-from gateway.catalogue.schema import CardModel, Tiers, TiersModel
+from gateway.catalogue.schema import CardModel
 from gateway.units import Meter
 
 _METER_OF = {
@@ -22,20 +22,6 @@ _METER_OF = {
 def parse_card(raw: Mapping[str, Any]) -> Card:
     """One model card. pydantic.ValidationError (a ValueError) holds every problem with its key and what is allowed."""
     return CardModel.model_validate(raw).to_card()
-
-
-def parse_tiers(raw: Mapping[str, Any]) -> Tiers:
-    """`tiers.yaml`. Errors as `parse_card`."""
-    return TiersModel.model_validate(raw).to_tiers()
-
-
-def duplicate_names(cards: Iterable[Card]) -> dict[str, tuple[str, ...]]:
-    """Names that more than one card claims, each with the models that claim it. Empty when every name leads to one card."""
-    claims: dict[str, list[str]] = {}
-    for card in cards:
-        for name in (card.model, *card.aliases, *card.snapshots):
-            claims.setdefault(name, []).append(card.model)
-    return {name: tuple(models) for name, models in claims.items() if len(models) > 1}
 
 
 def modalities_without_price(card: Card) -> tuple[str, ...]:

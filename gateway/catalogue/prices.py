@@ -15,13 +15,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gateway.catalogue import PriceTable, Rates
 from gateway.catalogue.rates import PER_MILLION, PER_MINUTE_MS, PER_ONE, PER_THOUSAND, PRICE_PATTERN, price_text, rate_of
-from gateway.units import TOKEN_METERS, Meter
+from gateway.units import DAY_US, TOKEN_METERS, Meter
 
 ServiceTier = Literal["batch", "flex", "priority", "ultrafast"]
 """Rows beside the standard one, by the `service_tier` of the response; `batch` is chosen by the Batch API."""
 
 SERVICE_TIERS: tuple[ServiceTier, ...] = ("batch", "flex", "priority", "ultrafast")
-DAY_US = 86_400_000_000
 
 
 class Strict(BaseModel):

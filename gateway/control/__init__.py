@@ -19,7 +19,6 @@ from gateway.control.messages import (
     OwnerAnswer,
     Refusal,
     Report,
-    Retry,
     Spent,
     Taken,
 )
@@ -36,7 +35,6 @@ __all__ = [
     "OwnerAnswer",
     "Refusal",
     "Report",
-    "Retry",
     "Spent",
     "Taken",
     "WorkerAway",

@@ -47,14 +47,6 @@ class Decided(msgspec.Struct, frozen=True):
     count: int
 
 
-class Retry(msgspec.Struct, frozen=True):
-    """Silent retries towards an account since the last report."""
-
-    account: str
-    reason: str
-    count: int
-
-
 class Report(msgspec.Struct, frozen=True, tag="report"):
     """Up, each second: gauges as they are now, counts since the last report. What is 0 is left out."""
 
@@ -63,12 +55,10 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     connections: int = 0
     refusals: tuple[Refusal, ...] = ()
     decisions: tuple[Decided, ...] = ()
-    auth_failures: dict[str, int] = {}  # by reason
-    upstream_retries: tuple[Retry, ...] = ()
-    reserved_tokens: dict[str, int] = {}  # by team, not settled yet
+    auth_failures: dict[str, int] = {}  # by reason: missing, unknown, revoked, expired
     loop_lags_us: tuple[int, ...] = ()  # at most LOOP_LAGS_MAX
     journal_ready: bool = True
-    journal_state: str = "ready"  # its name when it is not
+    journal_state: str = "ready"  # full or failed when it is not
     journal_free_bytes: int | None = None  # None: not known
     upstream_idle: int = 0
     upstream_busy: int = 0
@@ -99,7 +89,6 @@ class LimitReading(msgspec.Struct, frozen=True):
     used_units: int
     remaining_units: int
     reset_ms: int
-    reserved_units: int | None = None  # of exchanges in flight; None: not counted
 
 
 class LimitsAnswer(msgspec.Struct, frozen=True, tag="limits"):

@@ -14,10 +14,10 @@ import msgspec
 from gateway.journal.format import Position
 from gateway.journal.records import Entry, Intent
 from gateway.ledger import By, Dimension, Event, HourlyRequests, LedgerUnavailable, OpenIntent, Recount, UsageRow
-from gateway.ledger.rollups import DIMENSIONS, HOUR_US, HOURS_PER_DAY, SUMMED, recount_differences
+from gateway.ledger.rollups import DIMENSIONS, HOURS_PER_DAY, SUMMED, recount_differences
 from gateway.ledger.rows import COLUMNS, CONTENT_COLUMNS, day_text, days_of, entry_of, hour_text, shown
 from gateway.ledger.schema import CALLS, EFFECTIVE, METERS, MONEY_BASE, ROLLUP_TABLES, check_current
-from gateway.units import Meter
+from gateway.units import HOUR_US, Meter
 
 ENTRY_FILTERS = {
     **{name: f"{name} = ?" for name in ("exchange_id", "session_id", "team", "key", "account", "endpoint", "usage_source", "outcome")},

@@ -6,8 +6,8 @@ import sqlite3
 
 from gateway.journal.records import Entry
 from gateway.ledger.schema import CALLS, EFFECTIVE, METERS, MONEY_BASE, ROLLUP_TABLES
+from gateway.units import HOUR_US
 
-HOUR_US = 3_600_000_000
 HOURS_PER_DAY = 24
 DIMENSIONS = ("team", "key", "account", "endpoint", "model", "service_tier")
 DIMENSIONS_CACHED_MAX = 100_000  # some 30 MB; beyond it the cache starts anew

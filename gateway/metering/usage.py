@@ -120,9 +120,6 @@ def usage_from_chat(reported: Json) -> Metered:
     return usage, _details(told.prompt_tokens, told.completion_tokens, told.total_tokens, output)
 
 
-usage_from_completion = usage_from_chat
-
-
 def usage_from_response(reported: Json) -> Metered:
     """`ResponseUsage` of responses, compactions, batches and decisions. Tool fees stand beside it: `tools.tool_usage`."""
     told = _read(_RESPONSE, reported)

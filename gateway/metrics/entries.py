@@ -21,10 +21,6 @@ OUTCOMES = {
     "client_gone": "client_abort", "gateway_error": "gateway_error", "unknown": "unknown",
 }  # fmt: skip
 SOURCES = {"reported": "upstream_usage", "estimated": "estimate", "unknown": "none", "not_billed": "not_billed"}
-PHASES = {
-    "overhead": "total", "overhead_auth": "auth", "overhead_limit": "limit", "overhead_parse": "parse",
-    "overhead_connect_wait": "connect_wait", "overhead_relay": "relay",
-}  # fmt: skip
 DETAILS = {
     "reasoning_tokens": "reasoning",
     "accepted_prediction_tokens": "prediction_accepted",
@@ -146,12 +142,11 @@ class EntryMetrics:
 
     def _observe_times(self, team: str, model: str, group: list[Entry]) -> None:
         to, first = self._to, group[0]
-        seconds = [(entry.ended_at_us - entry.admitted_at_us) / 1e6 for entry in group]
+        seconds = [_seconds(entry) for entry in group]
         _observe(to.duration, (model, first.endpoint, "true" if first.streamed else "false"), seconds)
         _observe(to.team_duration, (team,), seconds)
         timings = [entry.timings_us for entry in group]
-        for name, phase in PHASES.items():
-            _observe(to.overhead, (phase,), [each[name] / 1e6 for each in timings if name in each])
+        _observe(to.overhead, ("total",), [each["overhead"] / 1e6 for each in timings if "overhead" in each])
         upstream = [(each["last"] - each["sent"]) / 1e6 for each in timings if "last" in each and "sent" in each]
         _observe(to.upstream_duration, (self._account_label(first.account), model), upstream)
         if first.streamed:
@@ -221,6 +216,12 @@ def _more(new: Mapping[Name, int], old: Mapping[Name, int]) -> dict[Name, int]:
 
 def _tokens(entry: Entry, direction: str) -> int:
     return sum([count for meter, count in entry.usage.items() if meter in TOKENS and TOKENS[meter][0] == direction])
+
+
+def _seconds(entry: Entry) -> float:
+    """Arrival to last byte, of the clock that the first token is told by, so that it never comes after the end. Else from admission."""
+    last_us = entry.timings_us.get("last")
+    return (entry.ended_at_us - entry.admitted_at_us if last_us is None else last_us) / 1e6
 
 
 def _seconds_per_token(entry: Entry) -> float | None:

@@ -143,7 +143,6 @@ class Families:
         self.upstream_requests = counter(
             "gateway_upstream_requests", "Upstream answers by status code or kind of failure", "account", "model", "code"
         )
-        self.upstream_retries = counter("gateway_upstream_retries", "Silent retries by reason", "account", "reason")
 
     def _make_usage(self) -> None:
         counter, histogram = self._counter, self._histogram
@@ -166,7 +165,6 @@ class Families:
         self.limit_decisions = counter("gateway_limit_decisions", "Decisions by limit", "team", "limit", "decision")
         self.limit_value = gauge("gateway_limit_value", "Configured limit", "team", "limit", "scope")
         self.limit_used = gauge("gateway_limit_used_ratio", "Used share of the limit now, 0..1", "team", "limit", "scope")
-        self.reserved = gauge("gateway_tokens_reserved", "Tokens reserved and not settled yet", "team")
         self.auth_failures = counter("gateway_auth_failures", "Calls without a valid key or permission", "reason")
 
     def _make_house(self) -> None:

@@ -11,7 +11,7 @@ from gateway.metrics.entries import EntryMetrics
 from gateway.metrics.families import Families
 
 ALL_TEAMS = "(all)"  # of a limit that all teams share: an upstream account's
-AUTH_REASONS = ("missing", "malformed", "unknown", "revoked", "expired", "forbidden_model")
+AUTH_REASONS = ("missing", "unknown", "revoked", "expired")
 
 
 class LiveMetrics:
@@ -19,14 +19,13 @@ class LiveMetrics:
 
     def __init__(self, families: Families, entries: EntryMetrics) -> None:
         self._to, self._entries = families, entries
-        self._shown: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {}  # by worker: what its gauges add
+        self._shown: dict[str, tuple[dict[str, int], dict[str, int]]] = {}  # by worker: what its gauges add
         self._config_hash: str | None = None
         for reason in AUTH_REASONS:
             families.auth_failures.child(reason)
         for result in ("ok", "error"):
             families.reloads.child(result)
-        for kind in ("sse", "realtime"):
-            families.streams_active.child(kind)
+        families.streams_active.child("sse")
 
     def configure(self, snapshot: Snapshot, version: str, revision: str) -> None:
         """A configuration rules from now on."""
@@ -66,8 +65,6 @@ class LiveMetrics:
             to.limit_decisions.child(team(decided.team), decided.limit, decided.decision).inc(max(0, decided.count))
         for reason, count in report.auth_failures.items():
             to.auth_failures.child(reason).inc(max(0, count))
-        for retry in report.upstream_retries:
-            to.upstream_retries.child(retry.account, retry.reason).inc(max(0, retry.count))
         lag = to.loop_lag.child()
         for lag_us in report.loop_lags_us:
             lag.observe(lag_us / 1e6)
@@ -108,11 +105,10 @@ class LiveMetrics:
         to, team = self._to, self._entries.team_label
         now = (
             (to.in_flight, _by_label(report.in_flight, team)),
-            (to.reserved, _by_label(report.reserved_tokens, team)),
             (to.streams_active, _by_label(report.streams_active, str)),
         )
-        before = self._shown.get(worker, ({}, {}, {}))
-        self._shown[worker] = (now[0][1], now[1][1], now[2][1])
+        before = self._shown.get(worker, ({}, {}))
+        self._shown[worker] = (now[0][1], now[1][1])
         for (series, values), old in zip(now, before, strict=True):
             for label in values.keys() | old.keys():
                 change = values.get(label, 0) - old.get(label, 0)

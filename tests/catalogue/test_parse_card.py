@@ -9,8 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from gateway.catalogue import RATE_SCALE, Card
-from gateway.catalogue.parse import duplicate_names, modalities_without_price, parse_card
+from gateway.catalogue import RATE_SCALE
+from gateway.catalogue.parse import modalities_without_price, parse_card
 from gateway.catalogue.rates import PER_MILLION, PER_MINUTE_MS, PER_ONE, PER_THOUSAND, RATE_MAX, picousd_of, rate_of
 from gateway.catalogue.schema import CardModel
 from gateway.units import Limits, Meter
@@ -277,12 +277,6 @@ def test_all_problems_are_told_at_once() -> None:
 def test_the_largest_limits_are_allowed() -> None:
     card = parse_card(raw(limits={"tier-1": {"rpm": 1, "rpd": 25_000_000, "tpm": 30_000_000_000}}))
     assert card.limits["tier-1"].tpm == 30_000_000_000
-
-
-def test_names_claimed_twice_are_found_over_all_cards() -> None:
-    cards = [Card("a", aliases=("x",)), Card("b", snapshots=("x", "y")), Card("y")]
-    assert duplicate_names(cards) == {"x": ("a", "b"), "y": ("b", "y")}
-    assert duplicate_names(cards[:1]) == {}
 
 
 def test_editors_get_a_schema_in_which_prices_are_text() -> None:

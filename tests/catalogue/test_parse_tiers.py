@@ -9,10 +9,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from gateway.catalogue.parse import parse_tiers
+from gateway.catalogue.schema import Tiers, TiersModel
 from gateway.units import PICOUSD_PER_USD, Limits
 
 SHIPPED = Path(__file__).parents[2] / "config" / "tiers.yaml"
+
+
+def parse_tiers(raw: dict[str, Any]) -> Tiers:
+    return TiersModel.model_validate(raw).to_tiers()
 
 
 def test_the_shipped_tiers_are_as_the_design_says() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from gateway.catalogue import RATE_SCALE, Card, Catalogue, Rates
-from gateway.catalogue.parse import duplicate_names, modalities_without_price, parse_card
+from gateway.catalogue.parse import modalities_without_price, parse_card
 from gateway.units import Limits, Meter
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -60,7 +61,8 @@ def test_card_loads_and_prices_all_it_names(path: Path) -> None:
 
 
 def test_every_name_leads_to_one_card(cards: dict[str, Card]) -> None:
-    assert duplicate_names(cards.values()) == {}
+    claims = Counter(name for card in cards.values() for name in (card.model, *card.aliases, *card.snapshots))
+    assert claims.most_common(1)[0][1] == 1
     names = Catalogue(tuple(cards.values())).by_name()
     assert names["gpt-4o-realtime-preview-2024-10-01"].model == "gpt-4o-realtime-preview"
     assert names["gpt-4o-2024-05-13"].model == "gpt-4o-2024-05-13"

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.admission import LimitKind, Scope
 from gateway.catalogue import Card, Catalogue, PriceTable
 from gateway.config.snapshot import Account, AdminSettings, Listen, ProxySettings, Secret, Settings, Snapshot
-from gateway.control import Decided, LimitReading, Refusal, Report, Retry
+from gateway.control import Decided, LimitReading, Refusal, Report
 from gateway.journal.records import Entry
 from gateway.metrics import EntryMetrics, Families, LiveMetrics
 from gateway.teams import Team
@@ -97,7 +97,7 @@ def test_one_entry_is_counted_once_in_every_family_it_belongs_to() -> None:
     assert shown.get("gateway_cost_usd_total", **pair, cost_class="tool") == 1
     assert shown.get("gateway_usage_source_total", source="upstream_usage") == 1
     assert shown.get("gateway_unpriced_requests_total", **model, reason="missing_price") == 0
-    assert shown.get("gateway_request_duration_seconds_sum", **model, **operation, stream="true") == 2.5
+    assert shown.get("gateway_request_duration_seconds_sum", **model, **operation, stream="true") == 2.401
     assert shown.get("gateway_request_duration_seconds_bucket", **model, **operation, stream="true", le="2.56") == 1
     assert shown.get("gateway_request_duration_seconds_bucket", **model, **operation, stream="true", le="1.28") == 0
     assert shown.get("gateway_team_request_duration_seconds_count", **team) == 1
@@ -109,6 +109,32 @@ def test_one_entry_is_counted_once_in_every_family_it_belongs_to() -> None:
     assert shown.get("gateway_tokens_per_request_sum", **model, direction="input") == 100
     assert shown.get("gateway_token_estimate_error_ratio_bucket", **model, le="1.0") == 1
     assert shown.get("gateway_token_estimate_error_ratio_bucket", **model, le="0.5") == 0
+
+
+DURATIONS = [
+    ("a last byte before the entry was closed", {"first_token": 500_000, "last": 2_401_000}, 2.401),
+    ("a wait for a connection before admission", {"first_token": 4_000_000, "last": 4_500_000}, 4.5),
+    ("no byte at all", {}, 2.5),
+]
+
+
+@pytest.mark.parametrize("timings_us,seconds", [row[1:] for row in DURATIONS], ids=[row[0] for row in DURATIONS])
+def test_a_call_lasts_from_its_arrival_to_its_last_byte_and_never_less_than_to_its_first_token(
+    timings_us: dict[str, int], seconds: float
+) -> None:
+    metrics, _, shown = house()
+    metrics.configure(snapshot())
+    metrics.observe([entry(timings_us=timings_us)])
+    place = {"model": "gpt-4o", "operation": "chat/completions"}
+    assert shown.get("gateway_request_duration_seconds_sum", **place, stream="true") == seconds
+    assert shown.get("gateway_team_request_duration_seconds_sum", team="voice") == seconds
+    assert (shown.get("gateway_time_to_first_token_seconds_sum", **place) or 0) <= seconds
+
+
+def test_what_nothing_feeds_is_not_shown_from_the_start() -> None:
+    _, _, shown = house()
+    assert shown.of("gateway_streams_active") == {frozenset({("kind", "sse")}): 0}
+    assert {dict(labels)["reason"] for labels in shown.of("gateway_auth_failures_total")} == {"missing", "unknown", "revoked", "expired"}
 
 
 OUTCOMES = [
@@ -336,10 +362,10 @@ def test_reports_move_gauges_and_add_counts() -> None:
     metrics, live, shown = house()
     metrics.configure(snapshot())
     first = Report(
-        in_flight={"voice": 3, "gone": 1}, streams_active={"sse": 2}, connections=9, reserved_tokens={"voice": 500},
+        in_flight={"voice": 3, "gone": 1}, streams_active={"sse": 2}, connections=9,
         refusals=(Refusal("voice", "gpt-4o-latest", "chat/completions", "rpm", 429, 4), Refusal("voice", None, "files", None, 404, 1)),
         decisions=(Decided("voice", "rpm", "allow", 10), Decided("search", "tpm", "degraded", 2)),
-        auth_failures={"unknown": 3}, upstream_retries=(Retry("openai", "reset", 2),), loop_lags_us=(900, 40_000),
+        auth_failures={"unknown": 3}, loop_lags_us=(900, 40_000),
         journal_free_bytes=1_000, upstream_idle=4, upstream_busy=1,
     )  # fmt: skip
     live.report("w0", first)
@@ -348,7 +374,6 @@ def test_reports_move_gauges_and_add_counts() -> None:
     assert shown.get("gateway_requests_in_flight", team="voice") == 6
     assert shown.get("gateway_requests_in_flight", team="other") == 0
     assert shown.get("gateway_streams_active", kind="sse") == 1
-    assert shown.get("gateway_tokens_reserved", team="voice") == 0
     assert shown.get("gateway_auth_failures_total", reason="unknown") == 4
     assert shown.get("gateway_limit_decisions_total", team="voice", limit="rpm", decision="reject") == 4
     assert shown.get("gateway_limit_decisions_total", team="voice", limit="rpm", decision="allow") == 10
@@ -356,7 +381,6 @@ def test_reports_move_gauges_and_add_counts() -> None:
     rejected = {"team": "voice", "outcome": "rejected"}
     assert shown.get("gateway_requests_total", model="gpt-4o", operation="chat/completions", status_class="429", **rejected) == 4
     assert shown.get("gateway_requests_total", model="none", operation="files", status_class="4xx", **rejected) == 1
-    assert shown.get("gateway_upstream_retries_total", account="openai", reason="reset") == 2
     assert shown.get("gateway_event_loop_lag_seconds_bucket", le="0.001") == 1
     assert shown.get("gateway_event_loop_lag_seconds_count") == 2
     live.worker_gone("w1")
@@ -417,7 +441,7 @@ def test_the_build_is_shown_once_with_the_configuration_that_rules() -> None:
 
 UNITS = ("seconds", "bytes", "usd", "ratio", "tokens", "info")
 COUNTED_THINGS = (  # gauges and distributions of things, which have no unit
-    "in_flight", "active", "open", "tokens_per_request", "series", "value", "reserved", "degraded", "timestamp_seconds",
+    "in_flight", "active", "open", "tokens_per_request", "series", "value", "degraded", "timestamp_seconds",
 )  # fmt: skip
 
 
