@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -24,6 +26,7 @@ Result = TypeVar("Result")
 
 CACHE_KIB = 65_536  # pages of the indexes that every batch touches
 BUSY_TIMEOUT_MS = 5_000
+FILE_MODE = 0o640  # as the journals: who called what, and what it cost, is for the owner and the group
 
 _json = msgspec.json.Encoder()
 _msgpack = msgspec.msgpack.Encoder()
@@ -91,6 +94,7 @@ class SqliteLedger(SqliteQuestions):
         self._turn = threading.Lock()
         with unavailable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _create(path)
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=busy_timeout_ms / 1000)
             try:
                 self._database.execute("PRAGMA journal_mode = WAL")
@@ -240,6 +244,15 @@ class SqliteLedger(SqliteQuestions):
                     self._database.execute("ROLLBACK")
                 raise
             return result
+
+
+def _create(path: Path) -> None:
+    """Make the file, if there is none, before SQLite makes it readable by all; -wal and -shm get the mode it has.
+
+    Never opens one that is there: closing it would drop the locks that this process has on it (POSIX).
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 
 
 def _id_list(entries: Sequence[Entry]) -> str:

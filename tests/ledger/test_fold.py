@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,6 +202,13 @@ def test_an_entry_is_never_changed(books: Any, make: Any) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="never changed"):
         other.execute("UPDATE entries SET cost_picousd = 0")
     other.close()
+
+
+def test_others_on_this_machine_cannot_read_the_ledger(books: Any, make: Any) -> None:
+    books.fold(make.entry(1))
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in books.path.parent.glob("ledger.db*")}
+    assert modes.keys() == {"ledger.db", "ledger.db-wal", "ledger.db-shm"}
+    assert not any(mode & 0o137 for mode in modes.values()), modes
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
