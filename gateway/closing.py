@@ -165,7 +165,7 @@ def _is_late(job: Job, observed: Observed | None) -> bool:
 def _outcome(end: End, status: int | None, observed: Observed | None) -> str:
     if end in _OUTCOMES:
         return _OUTCOMES[end]
-    if status is None or status >= 500:
+    if status is None or status >= 500 or status == 401:  # 401: it is the account's key that was refused
         return "upstream_error"
     if status >= 400:
         return "client_error"

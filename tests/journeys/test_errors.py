@@ -17,7 +17,7 @@ ENDPOINTS: list[Any] = [
     pytest.param("/embeddings", {"model": "text-embedding-3-small", "input": "bill"}, id="embeddings"),
 ]
 CLASSES: dict[int, type[openai.APIStatusError]] = {
-    400: openai.BadRequestError, 401: openai.AuthenticationError, 403: openai.PermissionDeniedError, 404: openai.NotFoundError,
+    400: openai.BadRequestError, 403: openai.PermissionDeniedError, 404: openai.NotFoundError,
     409: openai.ConflictError, 422: openai.UnprocessableEntityError, 429: openai.RateLimitError, 500: openai.InternalServerError,
     503: openai.InternalServerError,
 }  # fmt: skip
@@ -51,6 +51,15 @@ def test_openais_errors_pass_byte_for_byte(journey: Any, path: str, body: Any, s
     entry = journey.entry()
     assert (entry["status"], entry["usage_source"], entry["cost_picousd"], entry["usage"]) == (status, "not_billed", 0, {})
     assert entry["outcome"] == ("client_error" if status < 500 else "upstream_error")
+
+
+def test_a_refusal_of_the_account_is_not_told_as_one_of_the_team(journey: Any) -> None:
+    with pytest.raises(openai.InternalServerError) as raised:
+        journey.client().chat.completions.create(**CHAT, extra_headers={"X-Simulator-Fault": "status=401"})
+    assert (raised.value.status_code, raised.value.code) == (502, "account_refused")
+    assert "operators" in raised.value.message
+    entry = journey.entry()
+    assert (entry["status"], entry["usage_source"], entry["outcome"], entry["retry_count"]) == (401, "not_billed", "upstream_error", 0)
 
 
 @pytest.mark.parametrize("status", sorted(CLASSES))
