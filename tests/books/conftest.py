@@ -189,8 +189,8 @@ class Place:
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(socket)) as session:
             while not task.done():
                 try:
-                    await session.get("http://localhost/healthz")
-                    break
+                    async with session.get("http://localhost/healthz"):
+                        break
                 except aiohttp.ClientConnectorError:
                     await asyncio.to_thread(os.stat, self.root)
             try:
