@@ -17,7 +17,8 @@ TIMEOUT_S = 10
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # listens everywhere; asked here
 COLUMNS = [
     Column("team"), Column("scope"), Column("subject"), Column("kind"),
-    *(Column(name, right=True) for name in ("used", "limit", "remaining", "full_again_in")),
+    Column("used", right=True, spare=2), Column("limit", right=True), Column("remaining", right=True),
+    Column("full_again_in", right=True, spare=1),
 ]  # fmt: skip
 
 

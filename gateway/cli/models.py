@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 models = typer.Typer(help="The model cards: prices, limits, capabilities.", invoke_without_command=True)
 
 COLUMNS = [
-    Column("model"), Column("unit"), *(Column(name, right=True) for name in ("input", "cached", "output", "rpm", "rpd", "tpm")),
+    Column("model"), Column("unit"), *(Column(name, right=True) for name in ("input", "cached", "output")),
+    Column("rpm", right=True, spare=2), Column("rpd", right=True, spare=3), Column("tpm", right=True, spare=1),
 ]  # fmt: skip
 PER_MILLION, PER_MINUTE_MS, PER_THOUSAND = 1_000_000, 60_000, 1_000
 

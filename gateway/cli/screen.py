@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from gateway.config.problems import Problem
 
 FAILED = 1  # it could not be done, or what should be equal is not
@@ -20,6 +23,7 @@ class Column(NamedTuple):
 
     name: str
     right: bool = False  # numbers
+    spare: int = 0  # above 0: a narrow terminal does without it, the highest first
 
 
 def stop(message: str, status: int = FAILED) -> NoReturn:
@@ -48,7 +52,10 @@ def show_json(value: Any) -> None:
 
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, title: str = "", empty: str = "") -> None:
-    """Rows on stdout: a table on a terminal, else a head and tab-separated lines. `empty` is said where there is no row."""
+    """Rows on stdout: a table on a terminal, else a head and tab-separated lines. `empty` is said where there is no row.
+
+    No cell is ever folded or cut: half of a number reads like another number. What has no room is left out and named below.
+    """
     if not sys.stdout.isatty():
         for row in [[column.name for column in columns], *rows]:
             print("\t".join(map(printable, row)))
@@ -57,15 +64,59 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, titl
         print(empty)
         return
     from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    places = list(range(len(columns)))
+    spare = sorted((place for place in places if columns[place].spare), key=lambda place: columns[place].spare)
+    left_out: list[str] = []
+    while spare and not fits(_table(columns, rows, places, title), console):
+        places.remove(spare[-1])
+        left_out.insert(0, _head(columns[spare.pop()]))
+    show_whole(_table(columns, rows, places, title), console)
+    if left_out:
+        console.print(Text(f"No room for: {', '.join(left_out)}. A wider terminal or --json shows them."), soft_wrap=True)
+
+
+def fits(table: Table, console: Console) -> bool:
+    """Whether the table can be shown with no cell folded."""
+    return _width(table, console) <= console.width
+
+
+def show_whole(table: Table, console: Console) -> None:
+    """Print a table. Where the terminal is too narrow its lines run on, rather than that a cell is cut."""
+    console.width = max(console.width, _width(table, console))
+    console.print(table)
+
+
+def _width(table: Table, console: Console) -> int:
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum
+
+
+def _head(column: Column) -> str:
+    return column.name.replace("_", " ")
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], places: Sequence[int], title: str) -> Table:
+    """The columns at these places."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column.name, justify="right" if column.right else "left", overflow="fold")
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for place in places:
+        table.add_column(_head(columns[place]), justify="right" if columns[place].right else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))  # Text: a name from outside is no markup
-    Console().print(table)
+        table.add_row(*(Text(printable(row[place])) for place in places))  # Text: a name from outside is no markup
+    return table
 
 
 def printable(text: str) -> str:

@@ -68,8 +68,12 @@ def _show(groups: Sequence[str], rows: list[UsageRow], total: dict[str, Any]) ->
 
     meters = [meter for meter in Meter if any(row.usage.get(meter) for row in rows)]
     marked = [name for name in SOURCES if name != "reported_calls" and any(getattr(row, name) for row in rows)]
+    busiest = sorted(meters, key=lambda meter: -sum(row.usage.get(meter, 0) for row in rows))
     columns = [Column(name) for name in groups]
-    columns += [Column(name, right=True) for name in ("calls", *meters, *marked, "cost_usd")]
+    columns.append(Column("calls", right=True))
+    columns += [Column(meter, right=True, spare=len(SOURCES) + 1 + busiest.index(meter)) for meter in meters]
+    columns += [Column(name, right=True, spare=1 + SOURCES.index(name)) for name in marked]
+    columns.append(Column("cost_usd", right=True))
     shown = [
         [
             *(row.by[name] or "-" for name in groups),

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.demo.bill import Bill, BillRow, Side
-from gateway.cli.screen import printable
+from gateway.cli.screen import fits, printable, show_whole
 from gateway.units import usd_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 HEAD = ("team", "model", "tier", "calls", "input", "cached", "output", "of it reasoning", "ledger USD", "simulator USD", "")
@@ -103,16 +102,11 @@ def _show_table(bill: Bill) -> None:
     table = _table(bill, range(len(HEAD)), gap=1)
     if not fits(table, console):
         table = _table(bill, NARROW, gap=0)
-    console.print(table)
+    show_whole(table, console)
     first, *others = verdict_lines(bill)
     console.print(Text(first, style="bold green" if bill.equal else "bold red"), soft_wrap=True)
     for line in others:
         console.print(Text(line), soft_wrap=True)
-
-
-def fits(table: Table, console: Console) -> bool:
-    """Whether the table can be shown with no cell folded."""
-    return console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width
 
 
 def _table(bill: Bill, places: Sequence[int], gap: int) -> Table:
@@ -123,7 +117,7 @@ def _table(bill: Bill, places: Sequence[int], gap: int) -> Table:
 
     table = Table(title="The bill", title_style="bold", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap))
     for place in places:
-        table.add_column(HEAD[place], justify="left" if place in LEFT else "right", overflow="fold")
+        table.add_column(HEAD[place], justify="left" if place in LEFT else "right", no_wrap=True)
     for row in (*bill.rows, bill.total):
         if row is bill.total:
             table.add_section()

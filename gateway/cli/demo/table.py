@@ -17,13 +17,15 @@ from rich.table import Table
 
 from gateway.cli.demo.bill import Side
 from gateway.cli.demo.folder import TEAMS
-from gateway.cli.demo.paper import fits
 from gateway.cli.demo.traffic import Traffic
+from gateway.cli.screen import fits
 from gateway.ledger import LedgerError
 from gateway.ledger.questions import SqliteQuestions
 from gateway.units import usd_text
 
 REFRESH_S = 0.5
+COUNTS = ("calls", "refused", "input", "cached", "output", "reasoning")
+SPARE = ("reasoning", "cached", "input", "output", "limits in use")  # what a narrow terminal does without, first to last
 
 
 async def show_live(traffic: Traffic, ledger: Path, admin_url: str, seconds: int, stop: asyncio.Event) -> None:
@@ -60,22 +62,31 @@ async def _limits(session: aiohttp.ClientSession, admin_url: str) -> list[dict[s
 
 
 def _shown(console: Console, traffic: Traffic, used: Mapping[str, Side], limits: Sequence[Mapping[str, Any]], left_s: int) -> Table:
-    table = _table(traffic, used, limits, left_s, gap=1)
-    return table if fits(table, console) else _table(traffic, used, limits, left_s, gap=0)
-
-
-def _table(traffic: Traffic, used: Mapping[str, Side], limits: Sequence[Mapping[str, Any]], left_s: int, gap: int) -> Table:
+    """The widest table that fits: a cost that is cut reads like another one."""
     title = f"{left_s} s left; Ctrl-C ends it with the bill"
-    table = Table(title=title, header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0))
-    table.add_column("team")
-    for name in ("calls", "refused", "input", "cached", "output", "reasoning", "cost USD"):
-        table.add_column(name, justify="right")
-    table.add_column("limits in use", no_wrap=True)
+    table = _table(title, traffic, used, limits)
+    for count in range(1, len(SPARE) + 1):
+        if fits(table, console):
+            break
+        table = _table(title, traffic, used, limits, without=SPARE[:count])
+    return table
+
+
+def _table(
+    title: str, traffic: Traffic, used: Mapping[str, Side], limits: Sequence[Mapping[str, Any]], without: Sequence[str] = ()
+) -> Table:
+    table = Table(title=title, header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = [name for name in ("team", *COUNTS, "cost USD", "limits in use") if name not in without]
+    for name in shown:
+        table.add_column(name, justify="left" if name in ("team", "limits in use") else "right", no_wrap=True)
     for team in TEAMS:
         side, seen = used.get(team.name, Side()), traffic.seen[team.name]
-        quantities = (side.calls, seen.refused, side.input_tokens, side.cached_tokens, side.output_tokens, side.reasoning_tokens)
-        cost = "unpriced" if side.cost_picousd is None else usd_text(side.cost_picousd)
-        table.add_row(f"{team.name}\n{team.tier}", *(f"{n:,}" for n in quantities), cost, _limits_text(team.name, limits))
+        counts = (side.calls, seen.refused, side.input_tokens, side.cached_tokens, side.output_tokens, side.reasoning_tokens)
+        cells = {name: f"{count:,}" for name, count in zip(COUNTS, counts, strict=True)}
+        cells["team"] = f"{team.name}\n{team.tier}"
+        cells["cost USD"] = "unpriced" if side.cost_picousd is None else usd_text(side.cost_picousd)
+        cells["limits in use"] = _limits_text(team.name, limits)
+        table.add_row(*(cells[name] for name in shown))
     return table
 
 
