@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from gateway.admission import Refused
 from gateway.catalogue import Card
-from gateway.config.snapshot import Facts
+from gateway.config.snapshot import Account, Facts
 from gateway.endpoints.table import Kind
 from gateway.job import Job, cost_of_ask
 from gateway.journal.records import Entry, Intent
 from gateway.metering.answers import Observed
-from gateway.metering.close import usage_at_end
+from gateway.metering.close import ENDED, usage_at_end
 from gateway.pricing import Priced, price
 from gateway.relay.carry import Carry, End
+from gateway.teams import Team
 from gateway.units import Usage, UsageSource, tokens_of
 
 _OUTCOMES: dict[End, str] = {
@@ -21,7 +22,6 @@ _OUTCOMES: dict[End, str] = {
     "stalled": "upstream_timeout",
     "client_gone": "client_gone",
 }
-TERMINAL = frozenset({"completed", "incomplete", "failed", "cancelled"})
 
 
 def intent_of(job: Job, shadowed: Refused | None, admitted_at_us: int) -> Intent:
@@ -144,22 +144,30 @@ def _tier_asked(job: Job, source: UsageSource) -> str | None:
 def _cost(
     job: Job, served: str | None, service_tier: str | None, usage: Usage, source: UsageSource, ended_at_us: int, facts: Facts
 ) -> tuple[int | None, str | None]:
-    """The model served prices the call; a served name that no card lists is unpriced, unless the team has said what it costs."""
     if source == "not_billed":
         return 0, None
-    served = served or job.model_asked
+    return cost_served(facts, job.identity.team, job.account, served or job.model_asked, service_tier, usage, ended_at_us)
+
+
+def cost_served(
+    facts: Facts, team: Team | None, account: Account | None, served: str | None, service_tier: str | None, usage: Usage, at_us: int
+) -> tuple[int | None, str | None]:
+    """(pico-dollars, price version): the model served prices the call.
+
+    A served name that no card lists is unpriced, unless its team has said what it costs. None where there is no price.
+    """
     card: Card | None = facts.cards.get(served or "")
-    if card is None and job.identity.team.unknown_model == "price_as":
-        card = facts.cards.get(job.identity.team.price_unknown_as or "")
+    if card is None and team is not None and team.unknown_model == "price_as":
+        card = facts.cards.get(team.price_unknown_as or "")
     if card is None:
         return None, None
-    priced = price(card, served or card.model, service_tier, usage, ended_at_us, data_residency=job.account.data_residency)
+    priced = price(card, served or card.model, service_tier, usage, at_us, data_residency=account is not None and account.data_residency)
     return (priced.cost_picousd, priced.price_version) if isinstance(priced, Priced) else (None, priced.price_version)
 
 
 def _is_late(job: Job, observed: Observed | None) -> bool:
     """A stored response whose usage is there now, and may not have been when its own exchange ended."""
-    return job.endpoint.late_usage and observed is not None and observed.answer_status in TERMINAL and observed.usage is not None
+    return job.endpoint.late_usage and observed is not None and observed.answer_status in ENDED and observed.usage is not None
 
 
 def _outcome(end: End, status: int | None, observed: Observed | None) -> str:

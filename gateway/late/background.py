@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from gateway.closing import cost_served
 from gateway.config.snapshot import Facts
 from gateway.journal.records import Entry
-from gateway.pricing import Priced, price
 
 CORRECTED = frozenset({"unknown", "estimated"})  # an estimate too: a stored response whose stream was cut says later what it used
 LATE = "late"  # the mark of an entry whose usage came by a later answer
@@ -24,7 +24,9 @@ def revised(original: Entry, seen: Entry, facts: Facts) -> Entry | None:
     if original.usage_source not in CORRECTED or seen.late_usage is None or seen.team != original.team:
         return None
     served = seen.model_served or original.model_served or original.model_asked
-    cost_picousd, price_version = _cost(original, served, seen, facts)
+    team = next((team for team in facts.snapshot.teams if team.name == original.team), None)
+    account = facts.accounts.get(original.account)
+    cost_picousd, price_version = cost_served(facts, team, account, served, seen.service_tier, seen.late_usage, seen.ended_at_us)
     return replace(
         original,
         model_served=served,
@@ -38,19 +40,3 @@ def revised(original: Entry, seen: Entry, facts: Facts) -> Entry | None:
         outcome="ok" if original.outcome == "unknown" else original.outcome,
         marks=(*original.marks, LATE),
     )
-
-
-def _cost(original: Entry, served: str | None, seen: Entry, facts: Facts) -> tuple[int | None, str | None]:
-    """As the path prices: by the model served, or by the team's `price_as` for a name that no card lists."""
-    card = facts.cards.get(served or "")
-    if card is None:
-        team = next((team for team in facts.snapshot.teams if team.name == original.team), None)
-        if team is not None and team.unknown_model == "price_as":
-            card = facts.cards.get(team.price_unknown_as or "")
-    if card is None:
-        return None, None
-    account = facts.accounts.get(original.account)
-    resident = account is not None and account.data_residency
-    usage = seen.late_usage or {}
-    priced = price(card, served or card.model, seen.service_tier, usage, seen.ended_at_us, data_residency=resident)
-    return (priced.cost_picousd, priced.price_version) if isinstance(priced, Priced) else (None, priced.price_version)

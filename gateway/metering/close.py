@@ -6,7 +6,7 @@ from gateway.metering.answers import Observed
 from gateway.units import INPUT_METERS, Meter, Usage, UsageSource
 
 _NOT_YET = frozenset({"queued", "in_progress"})
-_ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
+ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
 
 
 def usage_at_end(
@@ -46,7 +46,7 @@ def usage_at_end(
     worst = _at_least(ask, observed.emitted_tokens)
     if observed.answer_status in _NOT_YET and complete and observed.error_code is None:
         return worst, "unknown"
-    if background and observed.answer_status not in _ENDED:
+    if background and observed.answer_status not in ENDED:
         return worst, "unknown"
     if observed.usage is not None:
         return observed.usage, "reported"
