@@ -118,7 +118,7 @@ class Worker:
             LimitReading(
                 team=limit.slot.removeprefix("team:") if limit.slot.startswith("team:") else None,
                 scope=limit.scope,
-                subject=limit.subject,
+                subject=limit.subject if limit.slot.startswith("team:") else f"{limit.slot}:{limit.subject}",  # of which account
                 kind=limit.kind,
                 capacity_units=limit.capacity_units,
                 used_units=limit.capacity_units - reading.remaining_units,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.admission.limits import ask_for
 from gateway.catalogue import Card, Catalogue
 from gateway.config.snapshot import Account, AdminSettings, Listen, ProxySettings, Secret, Settings, Snapshot, Tier, encode_snapshot
 from gateway.control import Spent
@@ -74,6 +75,21 @@ def test_a_changed_account_has_new_connections_and_the_same_one_keeps_its_own(tm
         await worker.take_snapshot(encode_snapshot(snapshot(msgspec.structs.replace(ACCOUNT, api_key=Secret("sk-new")))))
         assert worker.house.pools["openai"] is not first
         assert b"sk-new" in worker.house.pools["openai"].account_lines
+
+    with_worker(tmp_path, act)
+
+
+def test_the_buckets_of_an_account_say_which(tmp_path: Path) -> None:
+    async def act(worker: Worker) -> None:
+        await worker.take_snapshot(encode_snapshot(snapshot(msgspec.structs.replace(ACCOUNT, tier="tier-1"))))
+        facts = worker.house.facts
+        assert facts is not None
+        limits = facts.limits_of(TEAM, TEAM.keys[0], CARD)
+        assert isinstance(limits, tuple)
+        now_ms = time.time_ns() // 1_000_000
+        await worker.house.counters.reserve(ask_for("gx-1", limits, 100, 100), now_ms)
+        shown = {(reading.team, reading.subject) for reading in worker.limits(None)}
+        assert shown == {("voice", "group:gpt-4o"), (None, "account:openai:group:gpt-4o")}
 
     with_worker(tmp_path, act)
 
