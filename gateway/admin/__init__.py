@@ -8,6 +8,6 @@ bearer of the token; without a configured token, only this machine, and no web p
 """
 
 from gateway.admin.app import make_app
-from gateway.admin.view import BooksView, Check, Level, Reloaded
+from gateway.admin.view import BooksView, Check, Level, LimitsShown, Reloaded
 
-__all__ = ["BooksView", "Check", "Level", "Reloaded", "make_app"]
+__all__ = ["BooksView", "Check", "Level", "LimitsShown", "Reloaded", "make_app"]

@@ -129,7 +129,7 @@ async def limits(request: web.Request) -> web.Response:
     view = request.app[VIEW]
     if team is not None and all(team != known.name for known in view.snapshot.teams):
         raise BadQuestion("team", f"there is no team '{team}'")
-    return as_json({"limits": await view.limits(team)})
+    return as_json(await view.limits(team))
 
 
 async def models(request: web.Request) -> web.Response:

@@ -41,6 +41,13 @@ class Reloaded(msgspec.Struct, frozen=True):
     problems: tuple[str, ...] = ()  # each with file, line and key; warnings too
 
 
+class LimitsShown(msgspec.Struct, frozen=True):
+    """Live buckets of the workers that answered, and how many more there are than a worker tells of at once: the emptiest."""
+
+    limits: tuple[LimitReading, ...]
+    left_out: int = 0
+
+
 class BooksView(Protocol):
     """The books as the admin port sees them."""
 
@@ -58,7 +65,7 @@ class BooksView(Protocol):
     async def ask(self, question: Callable[[Questions], Answer]) -> Answer:
         """Put a question to the ledger, off the event loop. Raises LedgerError."""
 
-    async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
+    async def limits(self, team: str | None) -> LimitsShown:
         """The buckets of all connected workers. Raises WorkerAway when none of them answers."""
 
     async def reload(self) -> Reloaded:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import structlog
 
+from gateway.admin import LimitsShown
 from gateway.books.follow import Follower
 from gateway.books.reloading import Configuration
-from gateway.control import LimitReading, NotTaken, Report, Spent, WorkerAway, WorkerLink, control_path
+from gateway.control import LimitsAnswer, NotTaken, Report, Spent, WorkerAway, WorkerLink, control_path
 from gateway.ledger import HourlyRequests, LedgerError, Questions
 from gateway.metrics import LiveMetrics
 from gateway.units import DAY_US, HOUR_US
@@ -28,6 +29,7 @@ class Links:
         self._folder, self._follower, self._questions, self._live, self._now_us = folder, follower, questions, live, now_us
         self._configuration: Configuration | None = None
         self._links: dict[str, tuple[WorkerLink, asyncio.Task[None]]] = {}
+        self._not_refilled: dict[str, tuple[int, str]] = {}  # by worker: since when (us), and why
 
     def serve(self, configuration: Configuration) -> None:
         """From now on workers are given this configuration. Called once, before `follow_living`."""
@@ -46,6 +48,7 @@ class Links:
         for worker in self._links.keys() - set(self._follower.alive):
             _, task = self._links.pop(worker)
             task.cancel()
+            self._not_refilled.pop(worker, None)
             self._live.worker_gone(worker)
             _log.warning("worker_dead", worker=worker)
 
@@ -57,13 +60,20 @@ class Links:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
+    @property
+    def not_refilled(self) -> dict[str, str]:
+        """Workers whose daily buckets began empty, and why. For a day: then they hold what they would have held."""
+        since_us = self._now_us() - DAY_US
+        return {worker: why for worker, (at_us, why) in self._not_refilled.items() if at_us > since_us}
+
+    async def limits(self, team: str | None) -> LimitsShown:
         """Buckets of all connected workers. Raises WorkerAway when none answers."""
         answers = await asyncio.gather(*(link.limits(team) for link in self.all()), return_exceptions=True)
-        found = [answer for answer in answers if isinstance(answer, tuple)]
+        found = [answer for answer in answers if isinstance(answer, LimitsAnswer)]
         if not found:
             raise WorkerAway("none is connected")
-        return tuple(reading for answer in found for reading in answer)
+        readings = tuple(reading for answer in found for reading in answer.readings)
+        return LimitsShown(readings, sum(answer.left_out for answer in found))
 
     # LinkHandlers
 
@@ -71,13 +81,14 @@ class Links:
         """Refill is looked up before the worker gets its configuration: from then on it serves, and its calls would count twice."""
         assert self._configuration is not None
         memory = self._configuration.snapshot.settings.store_url == "memory"
-        refill = await self._refill() if memory and link.hello is not None and not link.hello.refilled else None
+        self._not_refilled.pop(link.worker, None)  # of its life before, or tried again
+        refill = await self._refill(link.worker) if memory and link.hello is not None and not link.hello.refilled else None
         try:
             answer = await self._configuration.greet(link)
             if isinstance(answer, NotTaken):
                 _log.error("configuration_not_taken", worker=link.worker, reason=answer.reason)
             elif refill is not None:
-                link.refill(refill)
+                self._send(link, refill)
         except (WorkerAway, ValueError) as error:
             _log.error("worker_not_greeted", worker=link.worker, reason=str(error))
 
@@ -98,18 +109,28 @@ class Links:
             return None, False
         return team, True
 
-    async def _refill(self) -> tuple[Spent, ...] | None:
-        """What was used in the last day; None when the ledger cannot tell: the buckets start empty, and the log says so."""
+    async def _refill(self, worker: str) -> tuple[Spent, ...] | None:
+        """What was used in the last day; None when the ledger cannot tell: the buckets start empty, and /readyz says so."""
         if not await self._follower.caught_up(REFILL_WAIT_S):
-            _log.error("buckets_not_refilled", state=self._follower.state, detail=self._follower.detail)
+            self._tell_not_refilled(worker, f"the ledger is behind: {self._follower.state} {self._follower.detail}".rstrip())
             return None
         now_us = self._now_us()
         try:
             hours = await asyncio.to_thread(self._questions.requests_since, now_us - DAY_US)
         except LedgerError as error:
-            _log.error("buckets_not_refilled", state="unavailable", detail=str(error))
+            self._tell_not_refilled(worker, str(error))
             return None
         return spent_of(hours, now_us)
+
+    def _send(self, link: WorkerLink, refill: tuple[Spent, ...]) -> None:
+        try:
+            link.refill(refill)
+        except ValueError as error:
+            self._tell_not_refilled(link.worker, str(error))
+
+    def _tell_not_refilled(self, worker: str, why: str) -> None:
+        self._not_refilled[worker] = self._now_us(), why
+        _log.error("buckets_not_refilled", worker=worker, detail=why)
 
 
 def spent_of(hours: list[HourlyRequests], now_us: int) -> tuple[Spent, ...]:

@@ -22,7 +22,8 @@ def worker_check(link: WorkerLink, version: int) -> Check:
     if report is not None and report.draining:
         return Check(name, Level.FAILED, "draining")
     if report is not None and not report.journal_ready:
-        return Check(name, Level.FAILED, f"journal_{report.journal_state}", f"free bytes: {report.journal_free_bytes}")
+        why = "its disk failed: start the worker again" if report.journal_state == "failed" else f"free bytes: {report.journal_free_bytes}"
+        return Check(name, Level.FAILED, f"journal_{report.journal_state}", why)
     if link.taken_version != version:
         return Check(name, Level.DEGRADED, "other_configuration", link.problem or "")
     return Check(name, Level.OK)
@@ -58,6 +59,19 @@ def journal_checks(gaps: Mapping[str, Gap], unreadable: Mapping[str, str]) -> tu
         if worker not in unreadable
     ]
     return tuple(checks) or (Check("journal", Level.OK),)
+
+
+def buckets_checks(not_refilled: Mapping[str, str]) -> tuple[Check, ...]:
+    """Workers whose daily buckets began empty: a team may have more than its day until they are as full as they would be."""
+    checks = [Check(f"buckets:{worker}", Level.DEGRADED, "not_refilled", why) for worker, why in sorted(not_refilled.items())]
+    return tuple(checks) or (Check("buckets", Level.OK),)
+
+
+def settings_check(needs_restart: Sequence[str]) -> Check:
+    """What was taken and does not rule: settings that are read once, at the start."""
+    if needs_restart:
+        return Check("settings", Level.DEGRADED, "need_restart", f"changed since they were read: {', '.join(needs_restart)}")
+    return Check("settings", Level.OK)
 
 
 def config_check(problems: Sequence[str], *, waiting: bool = False) -> Check:

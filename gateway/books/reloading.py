@@ -12,6 +12,7 @@ connects: it is given the candidate first, and what rules when it refuses that. 
 the admin port may ask again, but only of workers: what was refused does not begin to wait because they are gone. So a worker
 that starts is always given something that a worker has taken, but for `first`: what ruled before the books started is not
 kept, and workers that refuse what they are given after that keep what they had (worker:<name> configuration_refused).
+Settings that are read once rule from the next start on: /readyz says settings need_restart while they are not as they were read.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Configuration:
         live: LiveMetrics,
     ) -> None:
         self.snapshot = loaded.snapshot(_now_us())
+        self._at_start = self.snapshot.settings
         self.version = 1  # of what rules, as the workers know it
         self.refusal: tuple[str, ...] = ()  # why the last reload was refused; empty: it was not
         self._encoded = encode_snapshot(self.snapshot)
@@ -85,6 +87,11 @@ class Configuration:
     def waiting(self) -> bool:
         """Whether the files say something that no worker was there to take."""
         return self._candidate is not None
+
+    @property
+    def needs_restart(self) -> tuple[str, ...]:
+        """Settings that are read once and are not as they were then: said loudly, so that nobody waits for them to take effect."""
+        return _changed_for_restart(self._at_start, self.snapshot.settings)
 
     async def watch(self, reload_now: asyncio.Event) -> None:
         """Look once a second, and whenever `reload_now` is set, for ever."""
@@ -163,7 +170,7 @@ class Configuration:
 
     async def _propose(self, candidate: Loaded) -> Reloaded:
         """Ask for the candidate: it rules, it is refused, or it waits."""
-        before, snapshot = self.snapshot.settings, self._snapshot_of(candidate)
+        snapshot = self._snapshot_of(candidate)
         given = await self._give(snapshot)
         self._candidate_lost += given.lost
         refusals = given.refusals
@@ -175,7 +182,8 @@ class Configuration:
             if self._proven:
                 return self._wait()
             self._rule(snapshot, await asyncio.to_thread(encode_snapshot, snapshot), self._next_version())
-        _tell_restart(before, snapshot.settings)
+        if self.needs_restart:
+            _log.warning("configuration_needs_restart", settings=self.needs_restart)
         return self._settle(candidate)
 
     async def _give(self, snapshot: Snapshot) -> _Given:
@@ -244,13 +252,11 @@ def _tell_warnings(warnings: tuple[Problem, ...]) -> None:
         _log.warning("configuration_warning", problem=warning.text())
 
 
-def _tell_restart(before: Settings, now: Settings) -> None:
-    """Settings that are read once: said loudly, so that nobody waits for them to take effect."""
+def _changed_for_restart(before: Settings, now: Settings) -> tuple[str, ...]:
     changed = [name for name in NEEDS_RESTART if getattr(before, name) != getattr(now, name)]
     changed += ["proxy.listen"] if before.proxy.listen != now.proxy.listen else []
     changed += ["admin.listen"] if before.admin.listen != now.admin.listen else []
-    if changed:
-        _log.warning("configuration_needs_restart", settings=changed)
+    return tuple(changed)
 
 
 def _now_us() -> int:

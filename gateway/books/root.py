@@ -21,16 +21,16 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from gateway import VERSION
-from gateway.admin import Check, Reloaded, make_app
+from gateway.admin import Check, LimitsShown, Reloaded, make_app
 from gateway.books.bookkeeper import Bookkeeper
 from gateway.books.follow import Follower
 from gateway.books.links import Links
-from gateway.books.readiness import config_check, journal_checks, ledger_check, workers_checks
+from gateway.books.readiness import buckets_checks, config_check, journal_checks, ledger_check, settings_check, workers_checks
 from gateway.books.reloading import Configuration
 from gateway.config.load import Loaded, load
 from gateway.config.settings import Purpose
 from gateway.config.snapshot import Facts, Listen, Snapshot
-from gateway.control import LimitReading, WorkerAway
+from gateway.control import WorkerAway
 from gateway.ledger import Questions
 from gateway.ledger.questions import SqliteQuestions
 from gateway.ledger.sqlite import SqliteLedger
@@ -99,14 +99,16 @@ class Books:
             *workers_checks(links, self.configuration.version, self.snapshot.settings.workers),
             ledger_check(self.follower.state, self.follower.detail, self.follower.lag_s()),
             *journal_checks(self.bookkeeper.gaps, self.follower.unreadable),
+            *buckets_checks(self.links.not_refilled),
             config_check(self.configuration.refusal, waiting=self.configuration.waiting),
+            settings_check(self.configuration.needs_restart),
         )
 
     async def ask(self, question: Callable[[Questions], Answer]) -> Answer:
         """Put a question to the ledger, off the event loop. Raises LedgerError."""
         return await asyncio.to_thread(question, self._questions)
 
-    async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
+    async def limits(self, team: str | None) -> LimitsShown:
         """The buckets of all connected workers. Raises WorkerAway when none of them answers."""
         return await self.links.limits(team)
 
@@ -131,7 +133,7 @@ class Books:
         """Keep the limits' gauges fresh, for ever."""
         while True:
             try:
-                self._live.limits(await self.links.limits(None))
+                self._live.limits((await self.links.limits(None)).limits)
             except WorkerAway:
                 self._live.limits(())
             await asyncio.sleep(LIMITS_EVERY_S)

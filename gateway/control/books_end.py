@@ -19,7 +19,6 @@ from gateway.control.messages import (
     Attach,
     Drain,
     Hello,
-    LimitReading,
     LimitsAnswer,
     NotTaken,
     OwnerAnswer,
@@ -119,14 +118,14 @@ class WorkerLink:
             self.problem = taken.reason
         return taken
 
-    async def limits(self, team: str | None, timeout_ms: int = 1_000) -> tuple[LimitReading, ...]:
+    async def limits(self, team: str | None, timeout_ms: int = 1_000) -> LimitsAnswer:
         """The worker's buckets as they are, fullest first. Raises WorkerAway."""
         self._request_id += 1
         answer: asyncio.Future[LimitsAnswer] = asyncio.get_running_loop().create_future()
         self._limits[self._request_id] = answer
         request_id = self._request_id
         try:
-            return (await self._ask(AskLimits(request_id, team), answer, timeout_ms)).readings
+            return await self._ask(AskLimits(request_id, team), answer, timeout_ms)
         finally:
             self._limits.pop(request_id, None)
 

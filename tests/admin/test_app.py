@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from gateway.admin import Check, Level, Reloaded, make_app
+from gateway.admin import Check, Level, LimitsShown, Reloaded, make_app
 from gateway.catalogue import Card, Catalogue, PriceTable
 from gateway.config.snapshot import Account, AdminSettings, Listen, ProxySettings, Secret, Settings, Snapshot
 from gateway.control import LimitReading, WorkerAway
@@ -55,6 +55,7 @@ class View:
         self.checks = (Check("workers", Level.OK), Check("ledger", Level.DEGRADED, "unavailable", "/var/ledger.db is locked"))
         self.reloaded = Reloaded(True, "abc")
         self.broken = False
+        self.limits_shown: LimitsShown | None = None
         self._questions: Questions = SqliteQuestions(folder / "ledger.db")
         ledger = SqliteLedger(folder / "ledger.db")
         ledger.fold("w0", Position(1, 1, 1, 3), [entry(1), entry(2), entry(3, team="search", cost_picousd=None)])
@@ -68,8 +69,10 @@ class View:
             raise RuntimeError("a fault with sk-up in it")
         return question(self._questions)
 
-    async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
-        raise WorkerAway("none is connected")
+    async def limits(self, team: str | None) -> LimitsShown:
+        if self.limits_shown is None:
+            raise WorkerAway("none is connected")
+        return self.limits_shown
 
     async def reload(self) -> Reloaded:
         return self.reloaded
@@ -239,6 +242,16 @@ def test_a_ledger_that_is_away_and_a_fault_of_ours_are_told_without_their_inside
 
     serve(story)
     assert "admin_failed" in capsys.readouterr().out
+
+
+def test_limits_that_are_too_many_to_show_are_counted(serve: Any) -> None:
+    async def story(client: TestClient[Any, Any], view: View) -> None:
+        reading = LimitReading("voice", "team", "team", "rpm", 100, 3, 97, 1_800)
+        view.limits_shown = LimitsShown((reading,), left_out=7)
+        shown = await (await client.get("/admin/v1/limits?team=voice")).json()
+        assert ([each["subject"] for each in shown["limits"]], shown["left_out"]) == (["team"], 7)
+
+    serve(story)
 
 
 def test_models_and_teams_show_no_secret(serve: Any) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from gateway.admin import Check
-from gateway.books.readiness import LEDGER_LAG_MAX_S, config_check, journal_checks, ledger_check, workers_checks
+from gateway.books.readiness import (
+    LEDGER_LAG_MAX_S,
+    buckets_checks,
+    config_check,
+    journal_checks,
+    ledger_check,
+    settings_check,
+    workers_checks,
+)
 from gateway.control import Report, WorkerLink
 from gateway.journal.reader import Gap
 
@@ -49,6 +57,11 @@ ONE_WORKER = [
         {"report": Report(journal_ready=False, journal_state="full")},
         {"workers": "failed none_serving", "worker:w0": "failed journal_full"},
     ),
+    (
+        "has a journal whose disk failed",
+        {"report": Report(journal_ready=False, journal_state="failed", journal_free_bytes=0)},
+        {"workers": "failed none_serving", "worker:w0": "failed journal_failed"},
+    ),
     ("is draining", {"report": Report(draining=True)}, {"workers": "failed none_serving", "worker:w0": "failed draining"}),
 ]
 
@@ -84,6 +97,27 @@ def test_journals_with_holes_and_journals_that_cannot_be_read_are_told() -> None
     assert shown(journal_checks({}, {})) == {"journal": "ok ok"}
     assert shown(journal_checks({"w0": gap}, {})) == {"journal:w0": "degraded gap_found"}
     assert shown(journal_checks({"w0": gap}, {"w0": "denied"})) == {"journal:w0": "degraded unreadable"}
+
+
+def test_a_journal_that_failed_is_not_told_as_one_without_room() -> None:
+    report = Report(journal_ready=False, journal_state="failed", journal_free_bytes=0)
+    (_, check) = workers_checks([Link("w0", report=report)], version=3, wanted=1)
+    assert check.detail == "its disk failed: start the worker again"
+
+
+def test_buckets_that_began_empty_are_told_for_each_worker() -> None:
+    assert shown(buckets_checks({})) == {"buckets": "ok ok"}
+    assert shown(buckets_checks({"w1": "locked", "w0": "locked"})) == {
+        "buckets:w0": "degraded not_refilled",
+        "buckets:w1": "degraded not_refilled",
+    }
+
+
+def test_settings_that_wait_for_a_restart_are_named() -> None:
+    assert shown((settings_check(()),)) == {"settings": "ok ok"}
+    check = settings_check(("workers", "proxy.listen"))
+    assert shown((check,)) == {"settings": "degraded need_restart"}
+    assert check.detail == "changed since they were read: workers, proxy.listen"
 
 
 def test_a_refused_reload_is_told_until_one_is_taken() -> None:

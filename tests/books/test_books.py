@@ -16,7 +16,8 @@ from gateway.control import BooksAway
 from gateway.units import Meter
 
 Run = Callable[[Awaitable[None]], None]
-ALL_WELL = {"workers": "ok ok", "worker:w0": "ok ok", "ledger": "ok ok", "journal": "ok ok", "config": "ok ok"}
+CHECKS = ("workers", "worker:w0", "ledger", "journal", "buckets", "config", "settings")
+ALL_WELL = dict.fromkeys(CHECKS, "ok ok")
 
 
 def test_what_a_worker_writes_is_shown_as_usage_entries_and_metrics(place: Any, run: Run, entry: Any, intent: Any) -> None:
@@ -180,6 +181,21 @@ def test_a_bad_change_keeps_the_old_configuration_and_says_so(place: Any, run: R
     run(story())
 
 
+def test_a_setting_that_is_read_once_is_named_until_it_is_as_it_was(place: Any, run: Run) -> None:
+    async def story() -> None:
+        text = (place.root / "config" / "gateway.yaml").read_text()
+        async with place.books() as admin, place.worker():
+            await admin.until(admin.ready, lambda ready: ready[0] == 200)
+            for addition, state in (("proxy: {listen: 127.0.0.1:9}\n", "degraded need_restart"), ("", "ok ok")):
+                place.write("gateway.yaml", text + addition)
+                assert (await admin.json("/admin/v1/reload", "POST"))["ok"] is True
+                status, checks = await admin.ready()
+                assert (status, checks["settings"]) == (200, state)
+                await admin.metric_is(1 if addition else None, "gateway_degraded", check="settings", state="need_restart")
+
+    run(story())
+
+
 def test_what_one_worker_refuses_rules_in_none(place: Any, run: Run) -> None:
     async def story() -> None:
         async with place.books() as admin, place.worker("w0") as willing, place.worker("w1") as other:
@@ -281,6 +297,32 @@ def test_a_new_worker_gets_its_day_back_from_the_ledger(place: Any, run: Run, en
                 (spent,) = await second.refills.get()
                 assert (spent.team, spent.key, spent.requests) == ("voice", "dev", 2)
                 assert spent.at_ms >= now_us // 1000
+
+    run(story())
+
+
+def test_a_worker_whose_day_the_ledger_cannot_tell_is_named_until_it_is_refilled(
+    place: Any, run: Run, entry: Any, intent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.books.links.REFILL_WAIT_S", 0.05)  # what it waits in vain
+
+    async def story() -> None:
+        async with place.books() as admin:
+            lock = sqlite3.connect(place.root / "ledger.db", isolation_level=None)
+            lock.execute("BEGIN EXCLUSIVE")
+            async with place.worker() as worker:
+                worker.write(intent(1), entry(1))
+                _, checks = await admin.until(admin.ready, lambda ready: "buckets:w0" in ready[1] and ready[0] == 200)
+                assert checks["buckets:w0"] == "degraded not_refilled"
+                await admin.metric_is(1, "gateway_degraded", check="buckets:w0", state="not_refilled")
+                assert worker.refills.empty()
+            lock.execute("ROLLBACK")
+            lock.close()
+            await admin.until(admin.calls, lambda calls: calls == 1)
+            monkeypatch.undo()
+            async with place.worker() as again:
+                await again.refills.get()
+                assert (await admin.until(admin.ready, lambda ready: ready[0] == 200))[1]["buckets"] == "ok ok"
 
     run(story())
 

@@ -28,7 +28,7 @@ from gateway.control import (
     WorkerLink,
     control_path,
 )
-from gateway.control.messages import DOWN_BYTES_MAX, Attach
+from gateway.control.messages import DOWN_BYTES_MAX, LIMIT_READINGS_MAX, Attach
 from gateway.control.paths import PATH_BYTES_MAX, make_private_folder
 
 DEADLINE_S = 10.0
@@ -69,7 +69,7 @@ class Worker:
         self.refills.put_nowait(spent)
 
     def limits(self, team: str | None) -> tuple[LimitReading, ...]:
-        return (READING,) if team in (None, "voice") else ()
+        return {None: (READING,), "voice": (READING,), "crowd": (READING,) * (LIMIT_READINGS_MAX + 1)}.get(team, ())
 
     def report(self) -> Report:
         self.reports += 1
@@ -156,9 +156,10 @@ def test_reports_limits_refill_and_drain_reach_the_other_end(tmp_path: Path) -> 
             link = await books.connections.get()
             first, second = await books.reports.get(), await books.reports.get()
             assert (first.refusals[0].count, second.refusals[0].count) == (1, 2)
-            assert await link.limits("voice") == (READING,)
-            assert await link.limits(None) == (READING,)
-            assert await link.limits("search") == ()
+            assert (await link.limits("voice")).readings == (READING,)
+            assert (await link.limits(None)).readings == (READING,)
+            assert (await link.limits("search")).readings == ()
+            assert (await link.limits("crowd")).left_out == 1
             spent = (Spent("voice", "dev", "gpt-4o", 12, 3400, 1_700_000_000_000),)
             link.refill(spent)
             assert await worker.refills.get() == spent
