@@ -83,7 +83,7 @@ class LimitReading(msgspec.Struct, frozen=True):
 
     team: str | None  # None: it belongs to an upstream account
     scope: Scope
-    subject: str  # key:<id>, team, group:<name>, account:<name>
+    subject: str  # key:<id>, team, group:<name>, model:<name>; account:<name>:group:<name>
     kind: LimitKind
     capacity_units: int
     used_units: int
