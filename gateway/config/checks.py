@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gateway.catalogue import Card
+from gateway.catalogue.parse import modalities_without_price
 from gateway.config.files import LazySource, ReadFile
 from gateway.config.gateway_file import GatewayFile
 from gateway.config.problems import Findings, KeyPath, Problem, nearest
@@ -19,6 +21,9 @@ EXAMPLE_KEY_HASHES = frozenset(
     }
 )
 """Keys that are printed in the example files: anybody knows them."""
+
+_AUTO = re.compile(rb"""(?:^|[{,])\s*["']?tier["']?\s*:\s*["']?auto\b""", re.MULTILINE)
+"""`tier: auto` as it is written. Who leaves `tier` out asked for no rise; and looking here spares parsing every file again."""
 
 
 @dataclass(slots=True)
@@ -40,9 +45,12 @@ def check_gateway(gateway: ReadFile[GatewayFile], names: Names, findings: Findin
 
 
 def check_cards(cards: Iterable[tuple[ReadFile[Card], bool]], names: Names, findings: Findings) -> None:
-    """Every name is on one card only, and tiers exist. With each card: whether it is the user's own, not a shipped one."""
+    """Every name is on one card only, tiers exist, and what a model takes and gives has a price.
+
+    With each card: whether it is the user's own. The shipped ones hold their names first: it is the user's file that can be mended.
+    """
     first: dict[str, str] = {}
-    for read, own in cards:
+    for read, own in sorted(cards, key=lambda card: card[1]):
         card, source = read.value, LazySource(read)
         places: list[tuple[KeyPath, str]] = [(("model",), card.model)]
         places += [(("aliases", number), name) for number, name in enumerate(card.aliases)]
@@ -53,6 +61,9 @@ def check_cards(cards: Iterable[tuple[ReadFile[Card], bool]], names: Names, find
             first.setdefault(name, read.file)
         for tier in card.limits if own else ():  # shipped cards may name tiers that a tiers.yaml of one's own does without
             _known(source, ("limits", tier), tier, names.tiers, "tier", findings)
+        for missing in modalities_without_price(card) if own else ():
+            message = f"{missing} has no price in the newest prices, so calls that use it will be unpriced"
+            findings.add(source, ("modalities", missing.partition(" ")[0]), message, severity="warning")
 
 
 @dataclass(slots=True)
@@ -78,14 +89,14 @@ class TeamChecks:
         if team.account is not None:
             _known(source, ("account",), team.account, self.names.accounts, "account", self.findings)
         self._models(team, source)
-        self._warn_of_what_is_not_enforced(team, source)
+        self._warn_of_what_is_not_enforced(team, source, read.content)
 
     def finish(self) -> None:
         """Notes the warnings that are told once for all teams."""
         for setting, warnings in self._not_enforced.items():
             first, others = warnings[0], len(warnings) - 1
             more = f" (and in {others} more team files)" if others else ""
-            message = f"{setting} are read but not enforced in this version{more}"
+            message = f"{setting} in this version{more}"
             self.findings.problems.append(Problem(first.file, first.line, first.key, message, severity="warning"))
 
     def _keys(self, team: Team, source: LazySource) -> None:
@@ -118,13 +129,16 @@ class TeamChecks:
         if team.price_unknown_as is not None:
             _known(source, ("unknown_model", "price_as"), team.price_unknown_as, models, "model", self.findings)
 
-    def _warn_of_what_is_not_enforced(self, team: Team, source: LazySource) -> None:
+    def _warn_of_what_is_not_enforced(self, team: Team, source: LazySource, content: bytes) -> None:
         paths: list[tuple[str, KeyPath]] = []
+        if team.tier == "auto" and self.purpose != "demo" and _AUTO.search(content):
+            paths.append(("`auto` stays at `start` of tiers.yaml and does not rise", ("tier",)))
+        budgets = "budgets are read but not enforced"
         if team.budget:
-            paths.append(("budgets", ("budget",)))
-        paths += [("budgets", ("keys", number, "budget")) for number, key in enumerate(team.keys) if key.budget]
+            paths.append((budgets, ("budget",)))
+        paths += [(budgets, ("keys", number, "budget")) for number, key in enumerate(team.keys) if key.budget]
         if team.realtime:
-            paths.append(("realtime caps", ("realtime",)))
+            paths.append(("realtime caps are read but not enforced", ("realtime",)))
         for setting, path in paths:
             warnings = self._not_enforced.setdefault(setting, [])
             if not warnings:

@@ -81,6 +81,8 @@ def load(
     read: Reader = read_bytes,
 ) -> Loaded | NotLoaded:
     """Read gateway.yaml, tiers.yaml, models/*.yaml and teams/*.yaml. Problems, where there are any, come all at once, with warnings."""
+    if os.path.isfile(folder):
+        return NotLoaded([Problem(str(folder), 0, "", f"is a file; name the folder, here {folder.parent}")], stamps_of(folder))
     if not os.path.isdir(folder):
         return NotLoaded([Problem(str(folder), 0, "", "there is no such folder; `gateway init` makes one")], stamps_of(folder))
     findings = Findings()
@@ -178,9 +180,9 @@ def _with_models(team: Team, models: Mapping[str, str]) -> Team:
 
 
 def _sorted(problems: list[Problem], order: list[str]) -> list[Problem]:
-    """By file as they were read, then by line."""
+    """Errors first, since only they must be mended; by file as they were read, then by line."""
     place = {file: number for number, file in enumerate(order)}
-    return sorted(problems, key=lambda problem: (place.get(problem.file, len(place)), problem.line))
+    return sorted(problems, key=lambda problem: (problem.severity == "warning", place.get(problem.file, len(place)), problem.line))
 
 
 def _hash(folder: Path, shipped: Path, files: Mapping[str, ReadFile[Any]]) -> str:

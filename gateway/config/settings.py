@@ -76,6 +76,9 @@ class SettingsReader:
     def _refuse_what_is_not_there(self, file: GatewayFile) -> None:
         if file.limits.store != "memory":
             self._refuse(("limits", "store"), "this version keeps limits only in `memory`", "memory")
+        elif "on_store_error" in file.limits.model_fields_set and self.purpose != "demo":
+            message = "has no effect in this version: the memory store is never away"
+            self.findings.add(self.source, ("limits", "on_store_error"), message, severity="warning")
         if file.workers > 1:
             message = f"{file.workers} workers need a limits store they share, and this version has only the memory store of one worker"
             self._refuse(("workers",), message, "1")

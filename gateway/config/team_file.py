@@ -104,7 +104,9 @@ class TeamFile(Section):
     """teams/<name>.yaml: one team, its keys, models, limits, budget and policies."""
 
     team: Name = Field(description="The team's name; unique over all files.")
-    tier: str = Field("auto", description="A tier of tiers.yaml, or `auto`: begins at `start` and rises with use.", min_length=1)
+    tier: str = Field(
+        "auto", description="A tier of tiers.yaml, or `auto`: `start`, from which no team rises in this version.", min_length=1
+    )
     keys: list[KeySection] = Field([], description="The team's API keys.")
     models: list[str] = Field(["*"], description='Models the team may use, by id, alias or snapshot; "*": every model with a card.')
     limits: dict[str, LimitsModel] = Field(

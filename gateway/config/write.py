@@ -46,7 +46,7 @@ ledger: sqlite:var/ledger.db
 
 _TEAM_YAML = """\
 team: {team}
-tier: auto                              # begins at `start` of tiers.yaml and rises with use; or the name of a tier
+tier: auto                              # `start` of tiers.yaml; does not rise with use in this version. Or the name of a tier
 keys:                                   # only hashes are kept; `gateway keys create` adds one and prints it once
   - {{id: {key_id}, hash: "sha256:{hash}"}}
 models: ["*"]                           # every model with a card

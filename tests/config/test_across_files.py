@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,6 +62,33 @@ OTHERS = {
         [
             f"{T}:2: warning: budget: budgets are read but not enforced in this version (and in 1 more team files)",
             f"{T}:3: warning: realtime: realtime caps are read but not enforced in this version",
+        ],
+    ),
+    "a tier that would rise, told once": (
+        {
+            "teams/voice.yaml": "team: voice\nmodels: [gpt-4o]\ntier: auto\n",
+            "teams/w.yaml": 'team: w\n"tier": "auto"\n',
+            "teams/x.yaml": "{team: x, tier: auto}\n",
+            "teams/y.yaml": "team: y\n# tier: auto\n",
+            "teams/z.yaml": "team: z\ntier: tier-1\n",
+        },
+        [f"{T}:3: warning: tier: `auto` stays at `start` of tiers.yaml and does not rise in this version (and in 2 more team files)"],
+    ),
+    "a card of one's own that takes in what it has no price for": (
+        {
+            "models/own.yaml": "model: own\nmodalities:\n  text: [input, output]\n  image: [input]\nprices:\n"
+            '  - effective_from: 2024-10-02\n    source: x\n    usd_per_million_tokens: {text: {input: "1", output: "2"}}\n'
+        },
+        [
+            "config/models/own.yaml:4: warning: modalities.image: image input has no price in the newest prices, "
+            "so calls that use it will be unpriced"
+        ],
+    ),
+    "errors before warnings": (
+        {"teams/a.yaml": "team: a\ntier: auto\n", "teams/voice.yaml": "team: voice\ntier: tier-9\n"},
+        [
+            f"{T}:2: tier: no such tier, found 'tier-9'; allowed: tier-1, tier-2, auto; did you mean 'tier-2'?",
+            "config/teams/a.yaml:2: warning: tier: `auto` stays at `start` of tiers.yaml and does not rise in this version",
         ],
     ),
     "an example key": (
@@ -133,6 +161,34 @@ def test_an_unreadable_file_is_named(folder: Folder) -> None:
 
     folder._read = read  # type: ignore[method-assign]
     assert folder.texts()[0] == "config/gateway.yaml: cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize("model", ["aaa", "zzz"])
+def test_a_card_of_ones_own_is_blamed_for_a_name_that_a_shipped_one_has(folder: Folder, model: str) -> None:
+    (folder.root / "models" / "gpt-4o.yaml").unlink()
+    Path("shipped/models").mkdir()
+    Path("shipped/models/gpt-4o.yaml").write_text("model: gpt-4o\n")
+    folder.write(f"models/{model}.yaml", f"model: {model}\naliases: [gpt-4o]\n")
+    assert folder.texts() == [f"config/models/{model}.yaml:2: aliases[0]: 'gpt-4o' is a name in shipped/models/gpt-4o.yaml already"]
+
+
+def test_shipped_cards_are_not_warned_of(folder: Folder) -> None:
+    Path("shipped/models").mkdir()
+    prices = 'prices: [{effective_from: 2024-10-02, source: x, usd_per_million_tokens: {text: {input: "1"}}}]\n'
+    Path("shipped/models/other.yaml").write_text("model: other\nmodalities: {image: [input]}\n" + prices)
+    assert folder.texts() == []
+
+
+def test_the_demo_hears_nothing_of_what_is_not_in_this_version(folder: Folder) -> None:
+    folder.write("gateway.yaml", A + "limits: {on_store_error: share}\n")
+    folder.write("teams/voice.yaml", "team: voice\ntier: auto\n")
+    assert len(folder.texts()) == 2
+    assert folder.texts("demo") == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_its_folder(folder: Folder) -> None:
+    folder.root = folder.root / "gateway.yaml"
+    assert folder.texts() == ["config/gateway.yaml: is a file; name the folder, here config"]
 
 
 def test_a_folder_that_is_not_there_is_named(folder: Folder) -> None:

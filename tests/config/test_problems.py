@@ -81,7 +81,7 @@ TEAMS = {
         [f"{T}:2: limits.gpt-4o.rpm: a whole number is needed, found 'many'"],
     ),
     "a misspelt model in limits": (
-        "team: voice\ntier: auto\nlimits:\n  gpt-4p: {rpm: 3}\n",
+        "team: voice\ntier: tier-1\nlimits:\n  gpt-4p: {rpm: 3}\n",
         [f"{T}:4: limits.gpt-4p: no such model; did you mean 'gpt-4o'?"],
     ),
     "a misspelt model in models": (
@@ -282,6 +282,10 @@ GATEWAYS = {
             f"{G}:3: warning: accounts.openai.api_key: there is no key for this account, so every call would fail; "
             "set OPENAI_API_KEY in the environment"
         ],
+    ),
+    "what to do without a store that is never away": (
+        A + "limits:\n  on_store_error: refuse\n",
+        [f"{G}:5: warning: limits.on_store_error: has no effect in this version: the memory store is never away"],
     ),
     "an open admin port without a token": (
         A + "admin: {listen: 0.0.0.0:9091}\n",

@@ -145,12 +145,12 @@ def test_init_writes_what_serves_as_soon_as_the_key_is_set(tmp_path: Path) -> No
     assert isinstance(made, InitResult)
     assert made.written == (tmp_path / "config" / "gateway.yaml", tmp_path / "config" / "teams" / "my-team.yaml")
     assert {stat.S_IMODE(path.stat().st_mode) for path in made.written} == {0o600}
-    assert [problem.key for problem in made.problems] == ["accounts.openai.api_key"]
+    assert [problem.key for problem in made.problems] == ["accounts.openai.api_key", "tier"]
     assert made.api_key is not None
     assert not any(made.api_key in path.read_text() for path in made.written)
     loaded = load(tmp_path / "config", {"OPENAI_API_KEY": "sk-x"}, purpose="serve")
     assert isinstance(loaded, Loaded)
-    assert loaded.warnings == ()
+    assert [warning.key for warning in loaded.warnings] == ["tier"]  # it is `auto`, and the file says what that means
     facts = Facts(loaded.snapshot(0))
     assert facts.by_key_hash[key_hash(made.api_key.encode())].team.name == "my-team"
     assert facts.tiers["my-team"] == "tier-1"
