@@ -45,6 +45,8 @@ def settings_or_stop(folder: Path) -> Settings:
     from gateway.config.problems import Findings
     from gateway.config.settings import SettingsReader
 
+    if folder.is_file():
+        stop(f"{folder} is a file; name the folder, here {folder.parent}", BAD)
     if not folder.is_dir():
         stop(f"there is no folder {folder}; name it with --config, or make one with `gateway init`", BAD)
     findings = Findings()

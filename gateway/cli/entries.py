@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, get_args
 
 import typer
 
 from gateway.cli.configuration import DEFAULT_FOLDER, ConfigOption, ledger_or_stop
-from gateway.cli.screen import BAD, stop
+from gateway.cli.screen import BAD, printable, stop
 
+OUTCOMES = ("ok", "client_error", "upstream_error", "upstream_timeout", "client_gone", "gateway_error", "unknown")
 TIMES = "A UTC date or time, as 2026-05-01 or 2026-05-01T13:37:00Z"
 
 
@@ -22,7 +24,7 @@ def entries(
     endpoint: Annotated[str | None, typer.Option(help="Only this endpoint, as chat/completions.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model, as served.")] = None,
     usage_source: Annotated[str | None, typer.Option(help="Only reported, estimated, unknown or not_billed.")] = None,
-    outcome: Annotated[str | None, typer.Option(help="Only ok, client_error, upstream_error, upstream_timeout, client_gone, ...")] = None,
+    outcome: Annotated[str | None, typer.Option(help=f"Only one of {', '.join(OUTCOMES)}.")] = None,
     exchange_id: Annotated[str | None, typer.Option(metavar="ID", help="Only this exchange (x-gateway-request-id).")] = None,
     session_id: Annotated[str | None, typer.Option(metavar="ID", help="Only this session.")] = None,
     superseded: Annotated[bool, typer.Option("--superseded", help="Also entries whose place another has taken.")] = False,
@@ -34,7 +36,10 @@ def entries(
 
     from gateway.admin.questions import BadQuestion, moment
     from gateway.ledger import LedgerError
+    from gateway.units import UsageSource
 
+    _one_of("--usage-source", usage_source, get_args(UsageSource))
+    _one_of("--outcome", outcome, OUTCOMES)
     given = {
         "team": team, "key": key, "account": account, "endpoint": endpoint, "model": model, "usage_source": usage_source,
         "outcome": outcome, "exchange_id": exchange_id, "session_id": session_id,
@@ -51,3 +56,9 @@ def entries(
             print(msgspec.json.encode(entry).decode())
     except LedgerError as error:
         stop(str(error))
+
+
+def _one_of(option: str, given: str | None, known: Sequence[str]) -> None:
+    """Exits with status 2 for a value that no entry has: an empty answer would read like nothing happened."""
+    if given is not None and given not in known:
+        stop(f"{option}: '{printable(given)}' is none; there are {', '.join(known)}", BAD)

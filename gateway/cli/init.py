@@ -40,8 +40,8 @@ def init(
     else:
         _tell(result, folder, team)
     errors = [problem for problem in result.problems if problem.severity == "error"]
-    said_below = ".api_key"  # the first of the next steps
-    say_problems(errors or [problem for problem in result.problems if not problem.key.endswith(said_below)])
+    said = (".api_key", "tier")  # the first of the next steps, and what the team's file says itself
+    say_problems(errors or [problem for problem in result.problems if not problem.key.endswith(said)])
     if errors:
         raise typer.Exit(BAD)
 

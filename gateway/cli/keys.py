@@ -31,6 +31,7 @@ def create(
     from gateway.config.problems import Problem
     from gateway.config.write import add_key
 
+    _refuse_past(expires)
     file, known = _team_file(config, team)
     if key_id is None:
         key_id = next(name for name in (f"{team}-{number}" for number in range(1, len(known) + 2)) if name not in known)
@@ -109,6 +110,18 @@ def _team_file(config: Path, team: str) -> tuple[Path, set[str]]:
             return file, {str(key.get("id")) for key in listed if isinstance(key, dict)} if isinstance(listed, list) else set()
     known = ", ".join(map(printable, names)) or "none; `gateway init` makes one"
     stop(f"there is no team '{printable(team)}' in {folder}; teams there: {known}", BAD)
+
+
+def _refuse_past(expires: str | None) -> None:
+    """Exits with status 2 for a key that nobody could ever use."""
+    from gateway.config.fields import parse_expires_us
+
+    try:
+        expires_us = parse_expires_us(expires)
+    except ValueError as error:
+        stop(f"--expires: {error}", BAD)
+    if expires_us is not None and expires_us <= time.time_ns() // 1000:
+        stop(f"--expires: {expires} is past, so the key would never be accepted; no key was made", BAD)
 
 
 def _shown(team: str, key: Key, now_us: int) -> dict[str, Any]:

@@ -24,11 +24,12 @@ def test_from_nothing_to_keys_that_come_and_go(run: Any) -> None:
 
     assert run("check").returncode == 0
 
-    created = run("keys", "create", "voice", "--expires", "2020-01-31")
+    created = run("keys", "create", "voice", "--expires", "9998-01-31")
     assert created.returncode == 0, created.stderr
     second = created.stdout.strip()
     assert KEY.fullmatch(second)
     assert sha256(second.encode()).hexdigest() in team_file.read_text()
+    team_file.write_text(team_file.read_text().replace("9998-01-31", "2020-01-31"))  # time passes
     assert run("keys", "revoke", "voice", "voice-1").returncode == 0
     listed = json.loads(run("keys", "list", "--json").stdout)["keys"]
     assert [(key["team"], key["id"], key["state"]) for key in listed] == [("voice", "voice-1", "revoked"), ("voice", "voice-2", "expired")]
@@ -97,6 +98,19 @@ def test_warnings_alone_leave_check_at_zero(call: Any) -> None:
     assert "warning: accounts.openai.api_key: there is no key" in checked.stdout
 
 
+def test_check_of_a_file_names_its_folder(call: Any) -> None:
+    call("init")
+    checked = call("check", "config/gateway.yaml")
+    assert checked.exit_code == 2
+    assert "name the folder, here config" in checked.stdout
+
+
+def test_init_says_nothing_of_what_its_own_file_says(call: Any) -> None:
+    made = call("init")
+    assert "tier" not in made.stderr
+    assert "does not rise" in Path("config/teams/default.yaml").read_text()
+
+
 def test_check_of_no_folder_says_what_to_do(call: Any) -> None:
     checked = call("check", "nowhere")
     assert checked.exit_code == 2
@@ -123,6 +137,13 @@ REFUSED = {
     "a team that is not there": (("keys", "create", "nobody"), "teams there: default"),
     "a key id that is taken": (("keys", "create", "default", "--id", "default-1"), "already"),
     "an expiry that is no time": (("keys", "create", "default", "--expires", "soon"), "a date"),
+    "an expiry that is past": (("keys", "create", "default", "--expires", "2020-01-31"), "2020-01-31 is past"),
+    "a usage source that is none": (
+        ("entries", "--usage-source", "foo"),
+        "'foo' is none; there are reported, estimated, unknown, not_billed",
+    ),
+    "an outcome that is none": (("entries", "--outcome", "foo"), "'foo' is none; there are ok, client_error, upstream_error,"),
+    "a file for the folder": (("usage", "--config", "config/gateway.yaml"), "config/gateway.yaml is a file; name the folder, here config"),
     "revoking a key that is not there": (("keys", "revoke", "default", "nope"), "no key 'nope'"),
     "listing a team that is not there": (("keys", "list", "nobody"), "there is no team 'nobody'"),
     "a tier that is not there": (("models", "--tier", "gold"), "tiers: free, tier-1"),

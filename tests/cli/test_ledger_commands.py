@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from gateway.cli.entries import OUTCOMES
 from gateway.journal.format import Position
 from gateway.journal.records import Entry
 from gateway.ledger.rows import ENTRY_KEYS
 from gateway.ledger.sqlite import SqliteLedger
+from gateway.metrics import entries
 from gateway.units import Meter
 
 MAY_1_US = 1_777_593_600_000_000  # 2026-05-01T00:00:00Z
@@ -139,12 +141,18 @@ class TestEntries:
             (("--model", "gpt-4o-mini", "--json"), ["gx-3"]),
             (("--exchange-id", "gx-2"), ["gx-2"]),
             (("--usage-source", "unknown"), []),
+            (("--outcome", "client_gone"), []),
+            (("--outcome", "ok", "--team", "search"), ["gx-1", "gx-2"]),
         ],
     )
     def test_are_filtered(self, call: Any, arguments: tuple[str, ...], ids: list[str]) -> None:
         found = call("entries", *arguments)
         assert found.exit_code == 0
         assert [json.loads(line)["exchange_id"] for line in found.stdout.splitlines()] == ids
+
+
+def test_the_outcomes_one_may_ask_for_are_those_that_metrics_know() -> None:
+    assert set(OUTCOMES) == set(entries.OUTCOMES)
 
 
 @pytest.mark.parametrize("command", ["usage", "entries"])
