@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,29 @@ def test_waiting_for_the_body_is_not_what_the_gateway_took(rooms: Any, loopback:
             _, (entry,) = worker.records()
             assert entry.timings_us["sent"] > 5_000_000
             assert entry.timings_us["overhead"] < 1_000_000
+
+    loopback.run(test)
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["answered in time", "past the deadline"])
+def test_a_worker_that_ends_waits_for_exchanges_whose_clients_have_left(answered: bool, rooms: Any, loopback: Any, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with loopback.origin() as origin, rooms.worker(origin.url, tmp_path, on_client_gone="drain") as worker:
+            client = loopback.client()
+            ran = rooms.run(rooms.call(body=CHAT), client, worker)
+            await loopback.until(lambda: origin.asked and origin.asked[0].whole)
+            client.leave()
+            assert not ran.over
+            loop = asyncio.get_running_loop()
+            ending = loop.create_task(worker.house.finish(loop.time() + (60 if answered else 0)))
+            if answered:
+                await loopback.until(lambda: not ending.done())
+                origin.connections[0].send(counted(ANSWER))
+            await ending
+            await loopback.until(lambda: ran.over)
+            _, (entry,) = worker.records()
+            assert entry.outcome == "client_gone"
+            assert entry.usage_source == ("reported" if answered else "unknown")
 
     loopback.run(test)
 
