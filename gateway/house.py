@@ -144,12 +144,12 @@ class House:
         self.tally.ended(job)
 
     def _settle(self, decision: Decision, entry: Entry) -> None:
-        """Replace what was reserved by what was used. An unknown exchange keeps its reservation."""
+        """Replace what was reserved by what was used. An unknown exchange keeps its reservation, unless more than its ask was seen."""
         if not isinstance(decision, Admitted):
-            return  # shadow mode let it pass
-        reservation = decision.reservation
-        known = entry.usage_source != "unknown"
-        actual_units = units_for(reservation.limits, 1, tokens_of(entry.usage)) if known else reservation.costs_units
+            return  # shadow mode let it pass though even the account refused: nothing was taken
+        reservation, tokens = decision.reservation, tokens_of(entry.usage)
+        keeps = entry.usage_source == "unknown" and tokens <= (entry.ask_tokens or 0)
+        actual_units = reservation.costs_units if keeps else units_for(reservation.limits, 1, tokens)
         self.counters.settle(reservation, actual_units, self.now_us() // 1000)
 
     async def owner_of(self, answer_id: str) -> str | None:

@@ -61,7 +61,6 @@ class Worker:
         self._connections = OpenConnections()
         self._server: asyncio.Server | None = None
         self._lags_us: list[int] = []
-        self._refills: list[Spent] = []
         self.drained = asyncio.Event()
         hello = Hello(options.name, journal.boot, os.getpid(), VERSION)
         self.control = WorkerControl(control_path(Path(options.journal_folder), options.name), hello, self)

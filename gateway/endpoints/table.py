@@ -60,8 +60,14 @@ def _responses_stream(_body: CallBody | None) -> Observer:
     return ResponsesStreamObserver()
 
 
-def _metered(name: str, read: ReadBody, observe: Callable[[], Observer], **more: object) -> Endpoint:
-    return Endpoint(name, "POST", f"/{name}", Kind.METERED, read, observe, **more)  # type: ignore[arg-type]  # fields by name
+def _metered(
+    name: str,
+    read: ReadBody,
+    observe: Callable[[], Observer],
+    observe_stream: Callable[[CallBody | None], Observer] | None = None,
+    prepare_stream: Callable[[bytes], bytes] | None = None,
+) -> Endpoint:
+    return Endpoint(name, "POST", f"/{name}", Kind.METERED, read, observe, observe_stream, prepare_stream)
 
 
 def _free(name: str, method: str, path: str) -> Endpoint:

@@ -48,6 +48,21 @@ def test_more_than_the_ask_was_seen_is_priced_as_more(rooms: Any, loopback: Any,
     assert entry.price_version == intent.price_version == "gpt-4o@2024-10-02"
 
 
+def test_more_than_the_ask_was_seen_is_taken_from_the_limit_as_well(rooms: Any, loopback: Any, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with loopback.origin() as origin, rooms.worker(origin.url, tmp_path) as worker:
+            ran = rooms.run(rooms.call(body=CALL), loopback.client(), worker)
+            await loopback.until(lambda: origin.asked and origin.asked[0].whole)
+            reserved_tokens = worker.taken()["group tpm"]
+            lost = said("!", usage={"prompt_tokens": 1, "completion_tokens": -1})
+            origin.connections[0].send(HEAD + said("a") + said("b") + said("c") + lost)
+            origin.connections[0].close()
+            await loopback.until(lambda: ran.over)
+            assert worker.taken()["group tpm"] == reserved_tokens + 2
+
+    loopback.run(test)
+
+
 def test_a_stream_that_broke_before_it_named_its_tier_is_priced_at_the_tier_asked_for(rooms: Any, loopback: Any, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("asked", "told", "standard")]
     _, asked = cut_short(rooms, loopback, folders[0], [said("a")], service_tier="priority")
