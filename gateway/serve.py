@@ -48,7 +48,7 @@ async def serve(config_folder: Path, settings: Settings, *, announce: Callable[[
         folder = Path(settings.journal_folder)
         books = Role("books", "gateway.books", BooksOptions(config_folder=str(config_folder), admin_fd=admin.fileno()), admin)
         workers = [
-            Role(name, "gateway.worker", WorkerOptions(name, str(folder), proxy.fileno()), proxy)
+            Role(name, "gateway.worker", WorkerOptions(name, str(folder), proxy.fileno(), settings.journal_segment_bytes), proxy)
             for name in (f"w{number}" for number in range(settings.workers))
         ]
         roles = [books, *workers]

@@ -17,14 +17,14 @@ import msgspec
 import structlog
 import uvloop
 
-from gateway import VERSION
+from gateway import VERSION, failpoints
 from gateway.admission.limits import TierExcludes, units_for
 from gateway.admission.shares import HOLD_MS_MAX, AccountShares
 from gateway.config.snapshot import Facts, ProxySettings, decode_snapshot
 from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, control_path
 from gateway.exchange import exchange
 from gateway.house import House
-from gateway.journal.writer import JournalWriter
+from gateway.journal.writer import SEGMENT_BYTES, JournalWriter
 from gateway.process import configure_logs, end_with_parent
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
@@ -45,6 +45,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     name: str
     journal_folder: str
     listen_fd: int  # a bound socket, which `serve` keeps open over restarts
+    journal_segment_bytes: int = SEGMENT_BYTES
 
 
 class Worker:
@@ -217,7 +218,8 @@ async def run_worker(options: WorkerOptions) -> None:
     """Run one worker until SIGTERM or the books say so; then everything is settled and on disk."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
-        journal = stack.enter_context(JournalWriter(Path(options.journal_folder), options.name))
+        folder = Path(options.journal_folder)
+        journal = stack.enter_context(JournalWriter(folder, options.name, segment_bytes=options.journal_segment_bytes))
         worker = Worker(options, loop, journal)
         stack.push_async_callback(worker.control.close)
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -232,6 +234,7 @@ def _broke(error: BaseException) -> None:
 if __name__ == "__main__":
     configure_logs()
     end_with_parent(int(sys.argv[2]))
+    failpoints.arm("worker", os.environ.get(failpoints.VARIABLE, ""))
     gc.collect()
     gc.freeze()  # what is loaded stays; only what calls make is looked at
     gc.set_threshold(50_000, 20, 100)

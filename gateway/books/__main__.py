@@ -8,10 +8,12 @@ import sys
 
 import msgspec
 
+from gateway import failpoints
 from gateway.books.root import BooksOptions, run_books
 from gateway.process import configure_logs, end_with_parent
 
 if __name__ == "__main__":
     configure_logs()
     end_with_parent(int(sys.argv[2]))
+    failpoints.arm("books", os.environ.get(failpoints.VARIABLE, ""))
     sys.exit(asyncio.run(run_books(msgspec.json.decode(sys.argv[1], type=BooksOptions), os.environ)))

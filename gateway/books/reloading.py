@@ -38,7 +38,7 @@ from gateway.metrics import LiveMetrics
 WATCH_EVERY_S = 1.0
 PUSH_TIMEOUT_MS = 10_000
 WORKERS_LOST_MAX = 2  # that were being given a candidate: one may be a coincidence, the second is the candidate's fault
-NEEDS_RESTART = ("journal_folder", "ledger_url", "store_url", "workers")  # besides the listeners: read once, at the start
+NEEDS_RESTART = ("journal_folder", "journal_segment_bytes", "ledger_url", "store_url", "workers")  # besides the listeners: read once
 
 _WAITING = ("no worker is there to take it: the next one is given it, and what ruled rules on until then",)
 _log = structlog.get_logger("gateway.books")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +22,15 @@ def serve(config: ConfigOption = DEFAULT_FOLDER) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what runs. Changed configuration files are taken without a restart."""
     settings = load_or_stop(config, "serve", warn=True).settings
 
+    from gateway import failpoints
     from gateway.process import configure_logs
     from gateway.serve import ServeError
 
     configure_logs()
+    try:
+        failpoints.arm("serve", os.environ.get(failpoints.VARIABLE, ""))
+    except (failpoints.BadFailpoint, OSError) as error:
+        stop(str(error))
     try:
         status = asyncio.run(_serve(config, settings))
     except ServeError as error:

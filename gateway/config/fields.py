@@ -147,6 +147,7 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_whole)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_whole)]
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000), BeforeValidator(_whole)]
 Bytes = Annotated[int, Field(ge=1_024, le=2**40), BeforeValidator(_whole)]
+SegmentBytes = Annotated[int, Field(ge=65_536, le=2**30), BeforeValidator(_whole)]  # room for ten entries at least
 BytesPerToken = Annotated[int, Field(ge=1, le=16), BeforeValidator(_whole)]
 Name = Annotated[str, PlainValidator(parse_name), WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})]
 Picousd = Annotated[

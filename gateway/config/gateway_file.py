@@ -17,6 +17,7 @@ from gateway.config.fields import (
     Name,
     ProxyUrl,
     Section,
+    SegmentBytes,
     default,
 )
 
@@ -86,6 +87,9 @@ class JournalSection(Section):
 
     folder: str = Field(
         "var/journal", description="Folder on a local disk; relative paths begin where the gateway is started.", min_length=1
+    )
+    segment_bytes: SegmentBytes = Field(
+        16_777_216, description="Size of its files, made ahead of need, two or more for each worker: smaller where the disk is small."
     )
 
 

@@ -68,6 +68,7 @@ class SettingsReader:
             store_url=file.limits.store,
             on_store_error=file.limits.on_store_error,
             journal_folder=file.journal.folder,
+            journal_segment_bytes=file.journal.segment_bytes,
             ledger_url=file.ledger,
             estimate=EstimateSettings(**file.estimate.model_dump()),
             metrics_series_max=file.metrics.series_max,

@@ -98,6 +98,7 @@ class Settings(msgspec.Struct, frozen=True):
     store_url: str = "memory"
     on_store_error: str = "share"
     journal_folder: str = "var/journal"
+    journal_segment_bytes: int = 16 * 1024 * 1024
     ledger_url: str = "sqlite:var/ledger.db"
     estimate: EstimateSettings = EstimateSettings()
     metrics_series_max: int = 5_000  # per metric

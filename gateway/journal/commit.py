@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gateway.journal.allocate import Segment
 
@@ -19,6 +19,12 @@ class JournalError(Exception):
 
 class JournalFailed(JournalError):
     """The disk refused to make records durable. Final: after a failed sync the kernel may have dropped them. Restart the worker."""
+
+
+def sync_segments(segments: Iterable[Segment], sync: Sync) -> None:
+    """Make what is in them durable, oldest first. Raises OSError."""
+    for segment in segments:
+        sync(segment.descriptor)
 
 
 class Committer:
@@ -86,8 +92,7 @@ class Committer:
         target = self.written
         segments = tuple(self._segments)
         try:
-            for segment in segments:
-                self._sync(segment.descriptor)
+            sync_segments(segments, self._sync)
         except OSError as error:
             self.failure = error
         else:

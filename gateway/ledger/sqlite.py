@@ -127,10 +127,7 @@ class SqliteLedger(SqliteQuestions):
             folded = self._take(entries, "journal")
             self._forget_intents(ended)
             self._keep_intents(worker, position.boot, intents.values())
-            self._database.execute(
-                'INSERT OR REPLACE INTO watermarks (worker, boot, segment, "offset", sequence) VALUES (?, ?, ?, ?, ?)',
-                (worker, position.boot, position.segment, position.offset, position.sequence),
-            )
+            self._move_watermark(worker, position)
             return folded
 
         return self._transaction(work)
@@ -221,6 +218,12 @@ class SqliteLedger(SqliteQuestions):
         )
         return cursor.rowcount == 1
 
+    def _move_watermark(self, worker: str, position: Position) -> None:
+        self._database.execute(
+            'INSERT OR REPLACE INTO watermarks (worker, boot, segment, "offset", sequence) VALUES (?, ?, ?, ?, ?)',
+            (worker, position.boot, position.segment, position.offset, position.sequence),
+        )
+
     def _watermark(self, worker: str) -> Position:
         row = self._database.execute('SELECT boot, segment, "offset", sequence FROM watermarks WHERE worker = ?', (worker,)).fetchone()
         return Position(*row) if row else Position(-1, 0, 0, 0)
@@ -237,13 +240,17 @@ class SqliteLedger(SqliteQuestions):
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 result = work()
-                self._database.execute("COMMIT")
+                self._commit()
             except BaseException:
                 self._rollups.forget()
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
             return result
+
+    def _commit(self) -> None:
+        """Durable when this returns, and nothing has happened when it raises."""
+        self._database.execute("COMMIT")
 
 
 def _create(path: Path) -> None:
