@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
 import structlog
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+FILES_OF_ITS_OWN = 64  # of a role: journal, control socket, large bodies that wait on disk
 
 
 def configure_logs() -> None:
@@ -31,3 +33,25 @@ def end_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent_pid:  # it died before we asked
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files of this process, and so of its children, as far as the system lets it.
+
+    Systems give 1,024 unless asked, for programs that use select(); each call that is under way takes two, its client's and OpenAI's.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def clients_max(wanted: int, upstream_max: int) -> int:
+    """As many client connections as are wanted, or as this process has files for: beyond, they would be dropped without an answer.
+
+    `upstream_max`: connections to OpenAI that there may be beside them; where files are few, they get half.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    room = max(2, soft - FILES_OF_ITS_OWN)
+    return min(wanted, room - min(upstream_max, room // 2))

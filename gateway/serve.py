@@ -17,6 +17,7 @@ import structlog
 
 from gateway.books import BooksOptions
 from gateway.config.snapshot import Listen, Settings
+from gateway.process import allow_open_files, clients_max
 from gateway.worker import WorkerOptions
 
 RESTART_AFTER_S = (0.1, 0.5, 1, 2, 5)  # a role that dies at once again and again is not started in a tight loop
@@ -41,6 +42,7 @@ class Bound(msgspec.Struct, frozen=True):
 
 async def serve(config_folder: Path, settings: Settings, *, announce: Callable[[Bound], None], stop: asyncio.Event) -> int:
     """Run books and workers until `stop` is set. The exit status. Raises ServeError when an address cannot be had."""
+    _allow_open_files(settings)
     with ExitStack() as stack:
         proxy = stack.enter_context(_listener(settings.proxy.listen))
         admin = stack.enter_context(_listener(settings.admin.listen))
@@ -124,6 +126,15 @@ async def _announce_when_ready(bound: Bound, settings: Settings, announce: Calla
                 pass
             await asyncio.sleep(0.05)
     announce(bound)
+
+
+def _allow_open_files(settings: Settings) -> None:
+    allow_open_files()
+    wanted = settings.proxy.connections_max
+    possible = clients_max(wanted, sum(account.connections_max for account in settings.accounts))
+    if possible < wanted:
+        advice = "raise the limit of open files: ulimit -Hn, or LimitNOFILE= of systemd"
+        _log.warning("few_open_files", connections_max=wanted, possible=possible, advice=advice)
 
 
 def _listener(listen: Listen) -> socket.socket:

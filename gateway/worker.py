@@ -20,12 +20,12 @@ import uvloop
 from gateway import VERSION, failpoints
 from gateway.admission.limits import TierExcludes, units_for
 from gateway.admission.shares import HOLD_MS_MAX, AccountShares
-from gateway.config.snapshot import Facts, ProxySettings, decode_snapshot
+from gateway.config.snapshot import Facts, Settings, decode_snapshot
 from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, control_path
 from gateway.exchange import exchange
 from gateway.house import House
 from gateway.journal.writer import SEGMENT_BYTES, JournalWriter
-from gateway.process import configure_logs, end_with_parent
+from gateway.process import clients_max, configure_logs, end_with_parent
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
 from gateway.relay.pool import Pool
@@ -87,7 +87,7 @@ class Worker:
         for pool in replaced:
             pool.retire()
         if self._server is None and not self.drained.is_set():
-            await self._serve(facts.snapshot.settings.proxy)
+            await self._serve(facts.snapshot.settings)
 
     def refill(self, spent: tuple[Spent, ...]) -> None:
         """Fill the daily buckets with what the ledger says was used before this process began.
@@ -158,7 +158,8 @@ class Worker:
 
     # inside
 
-    async def _serve(self, settings: ProxySettings) -> None:
+    async def _serve(self, everything: Settings) -> None:
+        settings, upstream_max = everything.proxy, sum(account.connections_max for account in everything.accounts)
         bounds = Bounds(
             head_bytes_max=settings.head_bytes_max,
             body_bytes_max=settings.body_bytes_max,
@@ -166,7 +167,7 @@ class Worker:
             body_timeout_ms=settings.body_timeout_ms,
             idle_timeout_ms=settings.idle_timeout_ms,
             write_timeout_ms=settings.write_timeout_ms,
-            connections_max=settings.connections_max,
+            connections_max=clients_max(settings.connections_max, upstream_max),
         )
 
         def accept() -> ClientConnection:
