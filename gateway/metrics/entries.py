@@ -146,7 +146,7 @@ class EntryMetrics:
         _observe(to.duration, (model, first.endpoint, "true" if first.streamed else "false"), seconds)
         _observe(to.team_duration, (team,), seconds)
         timings = [entry.timings_us for entry in group]
-        _observe(to.overhead, ("total",), [each["overhead"] / 1e6 for each in timings if "overhead" in each])
+        _observe(to.overhead, (), [each["overhead"] / 1e6 for each in timings if "overhead" in each])
         upstream = [(each["last"] - each["sent"]) / 1e6 for each in timings if "last" in each and "sent" in each]
         _observe(to.upstream_duration, (self._account_label(first.account), model), upstream)
         if first.streamed:
