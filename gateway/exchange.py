@@ -26,8 +26,9 @@ from gateway.metering.observers import AnswerObserver
 from gateway.relay.answer import AnswerHead
 from gateway.relay.call import Body, Call, Client
 from gateway.relay.carry import Begun, Carry, End, Tap
+from gateway.relay.connect import NoConnection
 from gateway.relay.head import answer_lines, upstream_head, without_credentials
-from gateway.relay.pool import NoConnection, Pool
+from gateway.relay.pool import Pool
 from gateway.teams.identify import NotIdentified, identify
 
 

@@ -118,8 +118,8 @@ def parse_listen(value: object) -> Listen:
     return Listen(host, int(port))
 
 
-def _url(value: object, schemes: tuple[str, ...], userinfo: bool) -> str:
-    hint = f"an address is written as {' or '.join(f'{scheme}://host' for scheme in schemes)}[:port][/path]"
+def _base_url(value: object) -> str:
+    hint = "an address is written as https://host or http://host[:port][/path]"
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(hint)
     try:
@@ -127,20 +127,11 @@ def _url(value: object, schemes: tuple[str, ...], userinfo: bool) -> str:
         port_fits = parts.port != 0
     except ValueError:
         raise ValueError(hint) from None
-    if parts.scheme not in schemes or not parts.hostname or not port_fits:
+    if parts.scheme not in ("https", "http") or not parts.hostname or not port_fits:
         raise ValueError(hint)
-    if "?" in value or "#" in value or (parts.username is not None and not userinfo):
+    if "?" in value or "#" in value or parts.username is not None:
         raise ValueError("no query, fragment or credentials are allowed in this address")
     return value.rstrip("/")
-
-
-def _base_url(value: object) -> str:
-    return _url(value, ("https", "http"), userinfo=False)
-
-
-def parse_proxy_url(value: object) -> str | None:
-    """An HTTP proxy's address, which may carry credentials; None for none."""
-    return None if value is None or value == "" else _url(value, ("http", "https"), userinfo=True)
 
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_whole)]
@@ -166,9 +157,6 @@ ListenText = Annotated[
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080", "[::1]:8080", "unix:/run/gateway.sock"]}),
 ]
 BaseUrl = Annotated[str, PlainValidator(_base_url), WithJsonSchema({"type": "string", "examples": ["https://api.openai.com/v1"]})]
-ProxyUrl = Annotated[
-    str | None, PlainValidator(parse_proxy_url), WithJsonSchema({"type": ["string", "null"], "examples": ["http://proxy:3128"]})
-]
 
 
 def default(value: Any, description: str) -> Any:

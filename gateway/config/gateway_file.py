@@ -15,11 +15,11 @@ from gateway.config.fields import (
     ListenText,
     Milliseconds,
     Name,
-    ProxyUrl,
     Section,
     SegmentBytes,
     default,
 )
+from gateway.config.http_proxy import ProxyUrl
 
 
 class TlsSection(Section):
@@ -63,8 +63,12 @@ class AccountSection(Section):
     project: str | None = Field(None, description="Sent as OpenAI-Project.")
     data_residency: bool = Field(False, description="The account is served from a data-residency host: prices with an uplift carry it.")
     ca_file: str | None = Field(None, description="PEM file of certificate authorities to trust instead of the system's.")
+    client_certificate: str | None = Field(None, description="PEM file of the certificate chain to show to an upstream that asks for one.")
+    client_key: str | None = Field(None, description="PEM file of the private key of `client_certificate`, without a password.")
     proxy_url: ProxyUrl = default(
-        None, 'HTTP proxy towards this account. Left out: HTTPS_PROXY and NO_PROXY of the environment decide; "": none.'
+        None,
+        "HTTP proxy on the way to this account: http://[user:password@]host[:port], or `file:/path` of it. Left out: HTTPS_PROXY, "
+        'HTTP_PROXY (of an http:// base_url) and NO_PROXY of the environment decide; "": none.',
     )
     connections_max: Count = Field(1_000, description="Connections to this account per worker.")
     idle_timeout_ms: Milliseconds = Field(30_000, description="When an unused connection to the account is closed.")

@@ -31,10 +31,11 @@ class Listen(msgspec.Struct, frozen=True):
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """Certificate chain and key files (PEM)."""
+    """Certificate chain and key files (PEM). With other contents it is another value, so that a renewed certificate is taken."""
 
     certificate_file: str
     key_file: str
+    digest: str = ""  # of what both held when they were checked
 
 
 class ProxySettings(msgspec.Struct, frozen=True):
@@ -52,6 +53,14 @@ class ProxySettings(msgspec.Struct, frozen=True):
     connections_max: int = 10_000
 
 
+class HttpProxy(msgspec.Struct, frozen=True):
+    """The HTTP proxy on the way to an account. It opens a tunnel (CONNECT) and sees nothing of what goes through."""
+
+    host: str
+    port: int
+    authorization: Secret = Secret("")  # the value of Proxy-Authorization; empty: none is sent
+
+
 class Account(msgspec.Struct, frozen=True):
     """One upstream account."""
 
@@ -63,7 +72,9 @@ class Account(msgspec.Struct, frozen=True):
     project: str | None = None
     data_residency: bool = False
     ca_file: str | None = None
-    proxy_url: str | None = None  # HTTPS_PROXY for this account
+    ca_digest: str = ""  # of what it held when it was checked, as `Tls.digest`
+    client_certificate: Tls | None = None  # shown to the upstream that asks for one
+    http_proxy: HttpProxy | None = None  # `proxy_url`, or HTTPS_PROXY of the environment
     connections_max: int = 1_000
     idle_timeout_ms: int = 30_000
     connect_timeout_ms: int = 10_000
