@@ -18,6 +18,12 @@ class Finished(Protocol):
     def __call__(self, call: Call, *, reusable: bool) -> None: ...
 
 
+class MakeAnswer(Protocol):
+    """How the answer to a call is made."""
+
+    def __call__(self, call: Call, transport: asyncio.Transport, finished: Finished, *, close: bool) -> Answer: ...
+
+
 class Answer:
     """Frames one answer: with Content-Length, chunked, or to the close for HTTP/1.0. The head goes with the first bytes."""
 
@@ -140,8 +146,9 @@ class Answer:
             self.refuse(ApiError(500, "server_error", "The gateway failed to carry this call. It was logged; try again.", close=True))
 
     def be_last(self) -> None:
-        """No other answer will go out here; if its head has not gone yet, it says so."""
-        self._close = True
+        """No other answer is to go out here. Once its head is made the client was promised one more, and that will be the last."""
+        if not self._begun:
+            self._close = True
 
     def may_stay(self) -> None:
         """The connection can carry another answer after all, if the client wants that."""

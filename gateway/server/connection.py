@@ -14,13 +14,15 @@ from gateway.errors import ApiError
 from gateway.relay.call import Call, Client
 from gateway.relay.deadlines import NEVER, Deadlines
 from gateway.relay.gate import Steps
-from gateway.server.answer import Answer
+from gateway.server.answer import Answer, MakeAnswer
 from gateway.server.open_connections import OpenConnections
 from gateway.server.refusals import CUT, FAILED, MALFORMED, TOO_MANY, TOO_SLOW, body_too_large, framing_problem, head_too_large
 
 PIPELINED_MAX = 32  # requests read ahead on one connection; further ones wait in the socket
 DISCARDED_BYTES_MAX = 8_388_608  # of what was refused, read and dropped so that the client sees the answer
 LINGER_MS = 2_000  # for a client that still sends after its connection was refused further service
+DRAIN_IDLE_MS = 1_000  # in a drain, for a request on a connection that was never said to end: closed at once, it could cross the close
+DRAIN_FIRST_MS = 5_000  # and for the first one of a connection: whoever has just connected has something to say
 
 
 class _Refuse(Exception):
@@ -57,6 +59,7 @@ class ClientConnection(asyncio.Protocol):
         deadlines: Deadlines,
         open_connections: OpenConnections,
         broke: Callable[[BaseException], None],
+        make_answer: MakeAnswer = Answer,
     ) -> None:
         self._loop = loop
         self._bounds = bounds
@@ -64,6 +67,7 @@ class ClientConnection(asyncio.Protocol):
         self._deadlines = deadlines
         self._open_connections = open_connections
         self._broke = broke
+        self._make_answer = make_answer
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._answer: Answer | None = None  # of the exchange that runs now
@@ -90,9 +94,9 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
         self._transport = cast(asyncio.Transport, transport)
-        self._open_connections.add(self)
         self._deadlines.add(self)
         self._expect_within(self._bounds.head_timeout_ms)
+        self._open_connections.add(self)
         if len(self._open_connections) > self._bounds.connections_max:
             self._refuse(TOO_MANY)
 
@@ -285,7 +289,7 @@ class ClientConnection(asyncio.Protocol):
         self._running = call
         expects = not call.http_10 and (call.header(b"expect") or b"").lower() == b"100-continue"
         # A client that is refused before it was told to continue may send its body or not: what comes next cannot be told apart.
-        self._answer = answer = Answer(call, transport, self._finished, close=self._draining or expects)
+        self._answer = answer = self._make_answer(call, transport, self._finished, close=self._draining or expects)
 
         def ended(error: BaseException | None) -> None:
             if error is not None:
@@ -306,7 +310,7 @@ class ClientConnection(asyncio.Protocol):
         still_arriving = call is self._arriving
         if still_arriving:
             call.received.open(CUT)  # refused before its body was there: the rest of it is read and dropped
-        if not reusable or self._draining:
+        if not reusable:
             self._close(linger=self._broken or still_arriving)
         elif not still_arriving:
             if self._waiting or self._refusal is not None:
@@ -325,8 +329,8 @@ class ClientConnection(asyncio.Protocol):
             self._start(call)
         elif self._refusal is not None:
             refusal, self._refusal = self._refusal, None
-            nothing = Call("GET", b"", b"", [], http_10=False, keep_alive=False)
-            Answer(nothing, transport, self._finished, close=True).refuse(refusal)
+            nothing = Call("GET", b"", b"", self._headers, http_10=False, keep_alive=False)
+            self._make_answer(nothing, transport, self._finished, close=True).refuse(refusal)
         elif self._broken:
             self._close()
         elif self._arriving is None and not self._in_head:
@@ -382,9 +386,10 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
 
     def drain(self) -> None:
-        """Take no further request: idle connections close now, busy ones after their answer."""
+        """One request more at most, whose answer ends the connection; without one it closes soon."""
         self._draining = True
-        if self._answer is None:
-            self._close()
-        else:
+        self._bounds = msgspec.structs.replace(self._bounds, idle_timeout_ms=min(self._bounds.idle_timeout_ms, DRAIN_IDLE_MS))
+        if self._answer is not None:
             self._answer.be_last()
+        elif self._arriving is None and not self._in_head:
+            self._expect_within(self._bounds.idle_timeout_ms if self._url else DRAIN_FIRST_MS)
