@@ -295,7 +295,12 @@ def test_likely_series_are_there_at_zero_from_the_start() -> None:
     pair = {"team": "voice", "model": "gpt-4o"}
     assert shown.get("gateway_requests_total", **pair, operation="responses", status_class="2xx", outcome="ok") == 0
     assert shown.get("gateway_requests_total", **pair, operation="chat/completions", status_class="429", outcome="rejected") == 0
-    assert shown.get("gateway_cost_usd_total", **pair, cost_class="output") == 0
+    tokens = {(dict(labels)["direction"], dict(labels)["modality"]): value for labels, value in shown.of("gateway_tokens_total").items()}
+    assert tokens == {("input", "text"): 0, ("output", "text"): 0, ("output", "audio"): 0}, "what the card has a price for"
+    costs = {dict(labels)["cost_class"]: value for labels, value in shown.of("gateway_cost_usd_total").items()}
+    assert costs == {"input": 0, "cached_input": 0, "output": 0, "audio": 0}
+    assert shown.get("gateway_tokens_detail_total", **pair, detail="cache_read") == 0
+    assert shown.get("gateway_tokens_detail_total", **pair, detail="reasoning") is None, "the card does not reason"
     assert shown.get("gateway_requests_in_flight", team="search") == 0
     assert shown.get("gateway_config_reloads_total", result="error") == 0
     assert shown.get("gateway_ledger_records_total", result="duplicate") == 0
@@ -355,7 +360,8 @@ def test_a_foreign_number_does_not_stop_the_counters(count: int) -> None:
 def test_known_series_leave_room_for_those_that_are_used() -> None:
     metrics, _, shown = house(series_max=20)
     metrics.configure(snapshot(teams=tuple(Team(f"team-{number}", "tier-1", models=("gpt-4o",)) for number in range(50))))
-    assert 0 < len(shown.of("gateway_requests_total")) <= 10
+    for family in ("gateway_requests_total", "gateway_tokens_total", "gateway_cost_usd_total"):
+        assert 0 < len(shown.of(family)) <= 10
 
 
 def test_reports_move_gauges_and_add_counts() -> None:
