@@ -110,11 +110,13 @@ class Answer:
 
     def fed_by(self, source: Source | None, watcher: Gone | None) -> None:
         """Who feeds the answer, and who wants to know that the client has left."""
+        if self.gone:
+            if watcher is not None:
+                watcher.client_gone()  # and is not kept: the two would hold each other, and all of an answer, until a collection
+            return
         self._source = source
         self._watcher = watcher
-        if self.gone and watcher is not None:
-            watcher.client_gone()
-        elif source is not None and self._transport.get_write_buffer_size() > self._transport.get_write_buffer_limits()[1]:
+        if source is not None and self._transport.get_write_buffer_size() > self._transport.get_write_buffer_limits()[1]:
             source.pause()
 
     # the connection's side
@@ -122,7 +124,7 @@ class Answer:
     def client_left(self) -> None:
         """The socket is gone."""
         self.gone = True
-        watcher, self._watcher = self._watcher, None
+        watcher, self._source, self._watcher = self._watcher, None, None
         if watcher is not None:
             watcher.client_gone()
 

@@ -162,6 +162,8 @@ class ClientConnection(asyncio.Protocol):
             call.close()
         self._waiting.clear()
         answer, arriving = self._answer, self._arriving
+        self._answer = self._running = None
+        del self._parser  # it and this hold each other, and the last call of a client should not wait for a collection
         if answer is not None:
             answer.client_left()
         if arriving is not None:
