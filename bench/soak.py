@@ -429,7 +429,7 @@ async def leftovers(house: House, at_start: dict[str, Counter[str]]) -> list[str
         for role, files in at_start.items():
             now = open_files(house.pid(role) or 0)
             found += [f"{role} holds {now[name]} of {name}, {files[name]} at the start" for name in now if now[name] > files[name]]
-        segments = [path for path in (house.root / "journal" / "w0").iterdir() if path.suffix == ".seg"]
+        segments = [path for path in (house.root / "journal" / "w0").iterdir() if path.suffix == ".journal"]
         found += [f"{len(segments)} journal segments, {SEGMENTS_MAX} are alive"] if len(segments) > SEGMENTS_MAX else []
         return found + [f"spool file {path}" for path in (house.root / "spool").iterdir()]
 
@@ -445,6 +445,8 @@ def memory_wrong(watch: Watch, stored: int) -> list[str]:
             print(f"{role}: memory not judged, it was started again")
             continue
         first, last, growth = found
+        kept = [kib for (of, _), samples in watch.samples.items() if of == role for _, kib in samples]
+        print(f"{role}: KiB now and then: {' '.join(str(kib) for kib in kept[:: len(kept) // 20 + 1])}")
         allowed = GROWTH_KIB_MAX + (stored * OWNER_BYTES // 1024 if role == "worker" else 0)
         print(f"{role}: {first} KiB a third in, {last} KiB at the end; by a fitted line {growth:+} KiB, {allowed} allowed")
         if growth > allowed:
