@@ -44,8 +44,7 @@ class SettingsReader:
         """The settings; where a problem was noted they are not to be used."""
         self._refuse_what_is_not_there(file)
         proxy, admin = file.proxy, file.admin
-        if proxy.listen == admin.listen and (proxy.listen.port or proxy.listen.path):
-            self.findings.add(self.source, ("admin", "listen"), "is the address of proxy.listen, each needs its own", show=True)
+        self._addresses_of_their_own(proxy.listen, admin.listen)
         token = self._secret(("admin", "token"), admin.token)
         if not token.value and admin.listen.host and not is_loopback(admin.listen.host):
             message = "is empty: other machines are refused, although admin.listen is open to them"
@@ -54,6 +53,8 @@ class SettingsReader:
             proxy=ProxySettings(
                 listen=proxy.listen,
                 tls=self._tls(proxy.tls) if proxy.tls else None,
+                socket_mode=proxy.socket_mode,
+                cors_origins=proxy.cors_origins,
                 head_bytes_max=proxy.head_bytes_max,
                 body_bytes_max=proxy.body_bytes_max,
                 head_timeout_ms=proxy.head_timeout_ms,
@@ -75,6 +76,15 @@ class SettingsReader:
             metrics_series_max=file.metrics.series_max,
         )
 
+    def _addresses_of_their_own(self, proxy: tuple[Listen, ...], admin: Listen) -> None:
+        written = self.source.written(("proxy", "listen"))
+        for number, listen in enumerate(proxy):
+            if listen in proxy[:number] and (listen.port or listen.path):
+                path: KeyPath = ("proxy", "listen", number) if isinstance(written, list) else ("proxy", "listen")
+                self.findings.add(self.source, path, "is there twice", show=True)
+        if admin in proxy and (admin.port or admin.path):
+            self.findings.add(self.source, ("admin", "listen"), "is the address of proxy.listen, each needs its own", show=True)
+
     def _refuse_what_is_not_there(self, file: GatewayFile) -> None:
         if file.limits.store != "memory":
             self._refuse(("limits", "store"), "this version keeps limits only in `memory`", "memory")
@@ -90,7 +100,7 @@ class SettingsReader:
     def _refuse(self, path: KeyPath, message: str, allowed: str) -> None:
         self.findings.add(self.source, path, message, allowed=allowed)
 
-    def _account(self, name: str, section: AccountSection, listen: Listen) -> Account:
+    def _account(self, name: str, section: AccountSection, listen: tuple[Listen, ...]) -> Account:
         path: KeyPath = ("accounts", name)
         key = self._secret((*path, "api_key"), section.api_key)
         parts = urlsplit(section.base_url)
@@ -100,7 +110,7 @@ class SettingsReader:
         if parts.scheme == "http" and not local:
             message = "sends the account's key unencrypted; use https:// where the network is not your own"
             self.findings.add(self.source, (*path, "base_url"), message, severity="warning")
-        if local and listen.port and parts.port == listen.port:  # OPENAI_BASE_URL set for an application, in the gateway's own shell
+        if local and parts.port and parts.port in [own.port for own in listen]:  # OPENAI_BASE_URL of an application, in the gateway's shell
             message = "is this gateway's own address (proxy.listen), so no call would ever reach OpenAI"
             self.findings.add(self.source, (*path, "base_url"), message, show=True)
         if not parts.path.endswith("/v1"):

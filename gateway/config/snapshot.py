@@ -41,8 +41,10 @@ class Tls(msgspec.Struct, frozen=True):
 class ProxySettings(msgspec.Struct, frozen=True):
     """The data plane's listener and its bounds."""
 
-    listen: Listen
-    tls: Tls | None = None
+    listen: tuple[Listen, ...]
+    tls: Tls | None = None  # on TCP; Unix sockets speak plain HTTP
+    socket_mode: int = 0o660
+    cors_origins: tuple[str, ...] = ()  # "https://app.example.com", or "*" for any
     head_bytes_max: int = 65_536
     body_bytes_max: int = 67_108_864  # JSON bodies with images inside run to tens of megabytes
     head_timeout_ms: int = 30_000

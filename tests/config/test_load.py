@@ -47,7 +47,7 @@ def test_the_example_becomes_teams_as_they_are_written() -> None:
 def test_the_example_becomes_settings_with_defaults_for_all_else() -> None:
     settings = loaded_example(OPENAI_API_KEY="sk-x", GATEWAY_ADMIN_TOKEN="t").settings
     assert settings.accounts == (Account("openai", "https://api.openai.com/v1", Secret("sk-x"), tier="tier-5"),)
-    assert settings.proxy.listen == Listen("127.0.0.1", 8080)
+    assert settings.proxy.listen == (Listen("127.0.0.1", 8080),)
     assert (settings.admin.listen, settings.admin.token) == (Listen("127.0.0.1", 9091), Secret("t"))
     assert (settings.workers, settings.store_url, settings.on_store_error) == (1, "memory", "share")
     assert (settings.journal_folder, settings.ledger_url) == ("var/journal", "sqlite:var/ledger.db")
@@ -57,7 +57,7 @@ def test_defaults_are_those_of_the_snapshot(folder: Folder) -> None:
     settings = folder.good().settings
     assert settings == msgspec.convert(msgspec.to_builtins(settings), type(settings))
     proxy, account = settings.proxy, settings.accounts[0]
-    assert proxy == type(proxy)(listen=Listen("127.0.0.1", 8080))
+    assert proxy == type(proxy)(listen=(Listen("127.0.0.1", 8080),))
     assert account == Account("openai", "https://api.openai.com/v1", Secret("sk-upstream"))
     assert settings == type(settings)(proxy=proxy, admin=settings.admin, accounts=(account,))
 
@@ -186,7 +186,23 @@ def test_a_team_may_limit_a_group_and_not_use_it_as_a_model(folder: Folder) -> N
 )
 def test_an_address_to_listen_on_is_read(folder: Folder, written: str, listen: Listen) -> None:
     folder.write("gateway.yaml", f"accounts: {{openai: {{api_key: x}}}}\nproxy: {{listen: {written}}}\n")
-    assert folder.good().settings.proxy.listen == listen
+    assert folder.good().settings.proxy.listen == (listen,)
+
+
+def test_several_addresses_pages_and_a_mode_are_read(folder: Folder) -> None:
+    folder.write(
+        "gateway.yaml",
+        "accounts: {openai: {api_key: x}}\n"
+        'proxy: {listen: ["[::]:80", "0.0.0.0:80", "unix:gw"], socket_mode: "0666", '
+        'cors_origins: [https://A.example, "http://localhost:5173", "https://b.example:443", "http://[::1]:80", "chrome-extension://abc"]}\n',
+    )
+    proxy = folder.good().settings.proxy
+    assert proxy.listen == (Listen("::", 80), Listen("0.0.0.0", 80), Listen("", 0, "gw"))
+    assert proxy.socket_mode == 0o666
+    as_browsers_write = ("https://a.example", "http://localhost:5173", "https://b.example", "http://[::1]", "chrome-extension://abc")
+    assert proxy.cors_origins == as_browsers_write
+    folder.write("gateway.yaml", 'accounts: {openai: {api_key: x}}\nproxy: {cors_origins: "*"}\n')
+    assert folder.good().settings.proxy.cors_origins == ("*",)
 
 
 @pytest.mark.parametrize(

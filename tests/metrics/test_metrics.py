@@ -42,7 +42,7 @@ ENTRY = Entry(
 
 def snapshot(teams: tuple[Team, ...] = TEAMS, config_hash: str = "abc") -> Snapshot:
     listen = Listen("127.0.0.1", 0)
-    settings = Settings(ProxySettings(listen), AdminSettings(listen, Secret("")), (Account("openai", "http://h", Secret("")),))
+    settings = Settings(ProxySettings((listen,)), AdminSettings(listen, Secret("")), (Account("openai", "http://h", Secret("")),))
     return Snapshot(settings, Catalogue(CARDS), (), "tier-1", teams, config_hash, 1)
 
 
