@@ -370,6 +370,11 @@ class Place:
         """Descriptors of the worker."""
         return len(list(Path(f"/proc/{self.worker_pid}/fd").iterdir()))
 
+    def metrics(self) -> str:
+        """What the books export."""
+        with RawClient(self.admin_url) as client:
+            return client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").answer().body.decode()
+
     def stop(self) -> None:
         self.popen.send_signal(signal.SIGTERM)
         try:
@@ -497,9 +502,9 @@ def hasty_attack(hasty_place: Place, request: pytest.FixtureRequest) -> Iterator
 
 
 @pytest.fixture
-def start_place(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def start_place(tmp_path: Path) -> Callable[..., Any]:
     """A gateway of its own: a context manager."""
-    yield lambda **options: _started(tmp_path, **options)
+    return lambda **options: _started(tmp_path, **options)
 
 
 @pytest.fixture(name="until")
