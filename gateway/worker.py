@@ -19,7 +19,8 @@ import uvloop
 from gateway import VERSION, failpoints
 from gateway.admission.limits import TierExcludes, units_for
 from gateway.admission.shares import HOLD_MS_MAX, AccountShares
-from gateway.config.snapshot import Facts, Settings, decode_snapshot
+from gateway.config.snapshot import Settings
+from gateway.config.snapshot_reader import SnapshotReader
 from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, control_path
 from gateway.exchange import exchange
 from gateway.house import House
@@ -58,6 +59,7 @@ class Worker:
         self._store = MemoryStore()
         self._shares = AccountShares(self._store, workers=1)
         self._deadlines = Deadlines()
+        self._snapshots = SnapshotReader()
         self._tasks: set[asyncio.Task[str | None]] = set()
         self._connections = OpenConnections()
         self._server: asyncio.Server | None = None
@@ -78,7 +80,7 @@ class Worker:
 
     async def take_snapshot(self, snapshot: bytes) -> None:
         """New facts, from the next exchange on; with the first, begin to serve."""
-        facts, house = Facts(decode_snapshot(snapshot)), self.house
+        facts, house = await self._snapshots.read(snapshot), self.house
         pools: dict[str, Pool] = {}
         for account in facts.accounts.values():  # all of them before one is used: a certificate that cannot be read changes nothing
             kept = house.pools.get(account.name)
