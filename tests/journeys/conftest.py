@@ -136,10 +136,10 @@ class Place:
         self.write("tiers.yaml", TIERS_YAML)
         self.serve()
 
-    def serve(self) -> None:
-        """Start the gateway as users do."""
+    def serve(self, **env: str) -> None:
+        """Start the gateway as users do; with these variables besides."""
         argv = ["serve", "--config", str(self.config)]
-        self.process = Process(self.root, "gateway", argv, {"UPSTREAM_KEY": UPSTREAM_KEY}, "gateway: ready on ")
+        self.process = Process(self.root, "gateway", argv, {"UPSTREAM_KEY": UPSTREAM_KEY} | env, "gateway: ready on ")
         found = re.fullmatch(r"gateway: ready on (\S+) \(admin (\S+)\)", self.process.ready_text)
         assert found, self.process.ready_text
         self.base_url, self.admin_url = f"{found[1]}/v1", found[2]

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.failpoints import VARIABLE
 from gateway.simulator import compare
 
 _spec = importlib.util.spec_from_file_location("journeys_parts", Path(__file__).parents[1] / "journeys" / "conftest.py")
@@ -231,6 +233,50 @@ def check_log(journey: Any, *, also: str = "role died and is started again") -> 
     assert journey.place.ledger.events("journal_gap") == []
 
 
+class Armed:
+    """A gateway whose processes do at their start what a file says then."""
+
+    def __init__(self, journey: Any) -> None:
+        self.journey, self.place = journey, journey.place
+        self.file: Path = self.place.root / "failpoints"
+        self.reached: set[str] = set()  # names of failpoints that acted
+        self._seen_bytes = 0
+
+    def order(self, text: str) -> None:
+        new = self.file.with_suffix(".new")
+        new.write_text(text)
+        new.rename(self.file)
+
+    def serve(self, text: str) -> None:
+        """Start the gateway anew, with this order."""
+        self.order(text)
+        self.place.serve(**{VARIABLE: f"file:{self.file}"})
+        self.journey.base_url = self.place.base_url
+        self._seen_bytes = 0
+
+    def acted(self) -> list[str]:
+        """Names of failpoints that acted since this was asked last."""
+        with self.place.process.log.open("rb") as log:
+            log.seek(self._seen_bytes)
+            text = log.read()
+        text = text[: text.rfind(b"\n") + 1]
+        self._seen_bytes += len(text)
+        events = [json.loads(line) for line in text.splitlines() if b'"event": "failpoint"' in line]
+        found = [event["name"] for event in events]
+        self.reached.update(found)
+        return found
+
+    async def reload_for_ever(self) -> None:
+        """A team's file that changes again and again, taken at once: configuration moves while processes die."""
+        number = 0
+        while True:
+            number += 1
+            await asyncio.to_thread(self.place.team, "changing", mode=("shadow", "enforce")[number % 2])
+            with suppress(OSError):
+                await asyncio.to_thread(self.place.reload)
+            await asyncio.sleep(0.2)
+
+
 _killers: list[Killer] = []
 
 
@@ -244,6 +290,16 @@ def chance() -> Random:
 def killer() -> Killer:
     _killers.append(Killer())
     return _killers[-1]
+
+
+@pytest.fixture
+def armed(start_gateway: Any) -> Armed:
+    """Not started yet; its segments are small, so that a second of load fills some."""
+    journey = start_gateway(TOKENS_PER_SECOND, **TEAMS)
+    assert journey.place.process.stop() == 0
+    config = (journey.place.config / "gateway.yaml").read_text()
+    journey.place.write("gateway.yaml", config.replace("journal: {folder:", "journal: {segment_bytes: 65536, folder:"))
+    return Armed(journey)
 
 
 @pytest.fixture(scope="session")
@@ -263,9 +319,7 @@ def kit() -> Any:
         check_books = staticmethod(check_books)
         check_log = staticmethod(check_log)
         until = staticmethod(until)
-        process = _parts.Process
         request = staticmethod(_parts.request)
-        upstream_key = _parts.UPSTREAM_KEY
 
     return Kit
 
@@ -277,6 +331,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if kills and times_s:
         what = ", ".join(f"{role} {count}" for role, count in sorted(kills.items()))
         median_s = statistics.median(times_s)
-        terminalreporter.write_line(
-            f"kills: {kills.total()} ({what}), KILLS_SEED={SEED}; ready again after {median_s:.1f} s (median), {times_s[-1]:.1f} s (slowest)"
-        )
+        said = f"ready again after {median_s:.1f} s (median), {times_s[-1]:.1f} s (slowest)"
+        terminalreporter.write_line(f"kills: {kills.total()} ({what}), KILLS_SEED={SEED}; {said}")

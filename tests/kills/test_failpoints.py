@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,7 +25,6 @@ AT_START = {"take_snapshot", "listen_control", "make_segment", "next_segment", "
 SELDOM = {"delete_segments", "ledger.orphans", "ledger.supersede", "ledger.events", "reload", "rule", "drain", "journal.close"}
 AT_END = {"journal.close": "worker", "drain": "books"}  # reached by a role that is asked to stop
 HOUSE = Path(failpoints.__file__).parent
-SMALL_SEGMENTS = "journal: {{segment_bytes: 65536, folder:"
 
 
 # The table
@@ -157,65 +154,7 @@ def test_the_same_seed_is_the_same_chance() -> None:
 # On the gateway
 
 
-class Armed:
-    """A gateway whose processes do at their start what a file says then."""
-
-    def __init__(self, kit: Any, journey: Any) -> None:
-        self.kit, self.journey, self.place = kit, journey, journey.place
-        self.file: Path = self.place.root / "failpoints"
-        self.reached: set[str] = set()  # names of failpoints that acted
-        self._seen_bytes = 0
-
-    def order(self, text: str) -> None:
-        new = self.file.with_suffix(".new")
-        new.write_text(text)
-        new.rename(self.file)
-
-    def serve(self, text: str) -> None:
-        """Start the gateway anew, with this order."""
-        self.order(text)
-        config = (self.place.config / "gateway.yaml").read_text()
-        if "segment_bytes" not in config:
-            self.place.write("gateway.yaml", config.replace("journal: {folder:", "journal: {segment_bytes: 65536, folder:"))
-        argv = ["serve", "--config", str(self.place.config)]
-        env = {"UPSTREAM_KEY": self.kit.upstream_key, failpoints.VARIABLE: f"file:{self.file}"}
-        self.place.process = self.kit.process(self.place.root, "gateway", argv, env, "gateway: ready on ")
-        found = re.fullmatch(r"gateway: ready on (\S+) \(admin (\S+)\)", self.place.process.ready_text)
-        assert found
-        self.place.base_url, self.place.admin_url = f"{found[1]}/v1", found[2]
-        self._seen_bytes = 0
-
-    def acted(self) -> list[str]:
-        """Names of failpoints that acted since this was asked last."""
-        with self.place.process.log.open("rb") as log:
-            log.seek(self._seen_bytes)
-            text = log.read()
-        text = text[: text.rfind(b"\n") + 1]
-        self._seen_bytes += len(text)
-        events = [json.loads(line) for line in text.splitlines() if b'"event": "failpoint"' in line]
-        found = [event["name"] for event in events]
-        self.reached.update(found)
-        return found
-
-    async def reload_for_ever(self) -> None:
-        """A team's file that changes again and again, taken at once: configuration moves while processes die."""
-        number = 0
-        while True:
-            number += 1
-            await asyncio.to_thread(self.place.team, "changing", mode=("shadow", "enforce")[number % 2])
-            with suppress(OSError):
-                await asyncio.to_thread(self.place.reload)
-            await asyncio.sleep(0.2)
-
-
-@pytest.fixture
-def armed(start_gateway: Any, kit: Any) -> Armed:
-    journey = start_gateway(kit.tokens_per_second, **kit.teams)
-    assert journey.place.process.stop() == 0
-    return Armed(kit, journey)
-
-
-def test_every_failpoint_is_reached(armed: Armed, kit: Any, killer: Any) -> None:
+def test_every_failpoint_is_reached(armed: Any, kit: Any, killer: Any) -> None:
     """By the load, a worker that dies, a reload, and a gateway that stops. Without that, none of them tests anything."""
     armed.serve("*=tell@1")
     journey, load = armed.journey, kit.load(armed.journey)
@@ -244,7 +183,7 @@ def when(name: str, chance: Random) -> str:
     return f"{name}=kill@{chance.randint(1, most)}"
 
 
-def test_killed_at_every_failpoint_no_call_is_lost(armed: Armed, kit: Any, killer: Any, chance: Random) -> None:
+def test_killed_at_every_failpoint_no_call_is_lost(armed: Any, kit: Any, killer: Any, chance: Random) -> None:
     """Each role dies at one failpoint after the other, both at once, under load and reloads. A plain run takes a sample."""
     left = {
         role: [name for seam in SEAMS for name in NAMES if seam.role == role and name.rpartition(".")[0] == seam.name]
@@ -265,7 +204,7 @@ def test_killed_at_every_failpoint_no_call_is_lost(armed: Armed, kit: Any, kille
     armed.serve("")
 
 
-async def batch_story(armed: Armed, kit: Any, killer: Any, chance: Random, load: Any, todo: dict[str, list[str]]) -> None:
+async def batch_story(armed: Any, kit: Any, killer: Any, chance: Random, load: Any, todo: dict[str, list[str]]) -> None:
     """Both roles through their failpoints: whoever has died finds the next one in the file."""
     journey = armed.journey
     async with load:
@@ -295,9 +234,9 @@ async def batch_story(armed: Armed, kit: Any, killer: Any, chance: Random, load:
         await load.more_whole(kit.callers)
 
 
-async def provoke(armed: Armed, kit: Any, orders: dict[str, str]) -> None:
+async def provoke(armed: Any, kit: Any, orders: dict[str, str]) -> None:
     """What is reached only by a role that is asked to stop, or by books that meet a dead worker."""
-    for role, order in orders.items():
+    for order in list(orders.values()):
         seam = order.partition("=")[0].rpartition(".")[0]
         victim = AT_END.get(seam) or ("worker" if seam in ("refill", "ledger.orphans") and not orders.get("worker") else None)
         if victim is None:
