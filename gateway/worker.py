@@ -65,6 +65,7 @@ class Worker:
         self._server: asyncio.Server | None = None
         self._tls: RenewableTls | None = None
         self._lags_us: list[int] = []
+        self._tended_ms = 0
         self.drained = asyncio.Event()
         hello = Hello(options.name, journal.boot, os.getpid(), VERSION)
         self.control = WorkerControl(control_path(Path(options.journal_folder), options.name), hello, self)
@@ -208,7 +209,11 @@ class Worker:
         return gate_of(self.control.owner_of(answer_id), self._tasks)
 
     def _tend(self) -> None:
-        self._shares.tend(time.time_ns() // 1_000_000)
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms < self._tended_ms:
+            self._store.set_back(now_ms)
+        self._tended_ms = now_ms
+        self._shares.tend(now_ms)
         self._loop.call_later(HOLD_MS_MAX / 1000, self._tend)
 
     def _measure_lag(self, due_s: float) -> None:
