@@ -190,14 +190,16 @@ def books() -> Row:
     not_told = rate("gateway_usage_source_total", f'{OF_JOB},source=~"estimate|none"')
     return Row("Books", (
         timeseries("Ledger behind", "Age of the oldest record that is not in the ledger yet, at most.", "s",
-                   Query(f"max by (instance) (gateway_ledger_lag_seconds{{{OF_JOB}}})", "{{instance}}"), width=6),
+                   Query(f"max by (instance) (gateway_ledger_lag_seconds{{{OF_JOB}}})", "{{instance}}"), width=5),
         timeseries("Usage not reported", "Share of calls whose usage was estimated or is unknown: OpenAI never told it.", "percentunit",
-                   Query(share(not_told, sources), "estimated or unknown"), width=6),
+                   Query(share(not_told, sources), "estimated or unknown"), width=5),
         timeseries("Unpriced calls", "Calls with usage and no price: their cost is missing above.", "short",
                    Query("sum by (model, reason) (increase(gateway_unpriced_requests_total"
-                         f'{{{OF_JOB},model=~"$model"}}[$__rate_interval]))', "{{model}} {{reason}}"), width=6, stacked=True),
+                         f'{{{OF_JOB},model=~"$model"}}[$__rate_interval])) > 0', "{{model}} {{reason}}"), width=5, stacked=True),
         replace(latency("Event loop lag", "How late the workers' loops are: above some milliseconds a core is full.",
-                        "gateway_event_loop_lag_seconds", OF_JOB), width=6),
+                        "gateway_event_loop_lag_seconds", OF_JOB), width=5),
+        timeseries("Beyond the cap of series", "Samples counted under `other` because a metric has `metrics.series_max` series.", "short",
+                   Query(f"sum(increase(gateway_metrics_overflow_total{{{OF_JOB}}}[$__rate_interval]))", "samples"), width=4),
     ), collapsed=True)  # fmt: skip
 
 
