@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import uvloop
-from run import KEY, TOOLS, configure
+from candidates import KEY, TOOLS, configure
 
 from gateway.config.load import Loaded, load
 from gateway.config.snapshot import encode_snapshot
