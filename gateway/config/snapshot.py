@@ -62,7 +62,7 @@ class ProxySettings(msgspec.Struct, frozen=True):
 
 
 class HttpProxy(msgspec.Struct, frozen=True):
-    """The HTTP proxy on the way to an account. It opens a tunnel (CONNECT) and sees nothing of what goes through."""
+    """The HTTP proxy on the way to an account. It opens a tunnel (CONNECT), and what it says itself is never taken for OpenAI's answer."""
 
     host: str
     port: int

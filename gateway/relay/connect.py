@@ -58,7 +58,7 @@ class Route:
                 reached = await self._reached()
         except TimeoutError as error:
             raise NoConnection(f"{first} did not answer in time", timed_out=True) from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter from names that no server can have
             raise NoConnection(f"{first} {_why_not_reached(error)}") from error
         # Nothing is cancelled from here on: the loop owns the socket now, and has a time-out of its own for the handshake.
         options: dict[str, Any] = {}
@@ -130,8 +130,8 @@ def _tls_context(account: Account) -> ssl.SSLContext:
     return context
 
 
-def _why_not_reached(error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
+def _why_not_reached(error: OSError | UnicodeError) -> str:
+    if isinstance(error, socket.gaierror | UnicodeError):
         return "has a name that cannot be resolved"
     if isinstance(error, ConnectionRefusedError):
         return "refused the connection"
