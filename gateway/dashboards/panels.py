@@ -159,7 +159,7 @@ def table(title: str, description: str, unit: str, query: Query, *, width: int, 
     options = {
         "showHeader": True,
         "cellHeight": "sm",
-        "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""},
+        "footer": {"show": False, "reducer": ["sum"], "countRows": False},
         "sortBy": [{"displayName": shown, "desc": True}],
     }
     url = f"?var-{link}=${{__data.fields.{link}}}&${{__url_time_range}}"

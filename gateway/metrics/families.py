@@ -54,6 +54,7 @@ class Series(Generic[Metric]):
         self._make: Callable[..., Metric] = make
         self._remove = remove
         self._series_max, self._overflow = series_max, overflow
+        self.labels = tuple(labels)
         self._open = tuple(label in OPEN_LABELS for label in labels)
         self._children: dict[tuple[str, ...], Metric] = {}
         self.lines_each = lines_each
