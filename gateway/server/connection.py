@@ -15,10 +15,12 @@ from gateway.relay.call import Call, Client
 from gateway.relay.deadlines import NEVER, Deadlines
 from gateway.relay.gate import Steps
 from gateway.server.answer import Answer, MakeAnswer
+from gateway.server.heads import call_of
 from gateway.server.open_connections import OpenConnections
-from gateway.server.refusals import CUT, FAILED, MALFORMED, TOO_MANY, TOO_SLOW, body_too_large, framing_problem, head_too_large
+from gateway.server.refusals import CUT, EXPECTATION, FAILED, MALFORMED, TOO_MANY, TOO_SLOW, body_too_large, framing_problem, head_too_large
 
 PIPELINED_MAX = 32  # requests read ahead on one connection; further ones wait in the socket
+PIPELINED_BYTES_MAX = 4_194_304  # and so much of their bodies
 DISCARDED_BYTES_MAX = 8_388_608  # of what was refused, read and dropped so that the client sees the answer
 LINGER_MS = 2_000  # for a client that still sends after its connection was refused further service
 DRAIN_IDLE_MS = 1_000  # in a drain, for a request on a connection that was never said to end: closed at once, it could cross the close
@@ -85,7 +87,8 @@ class ClientConnection(asyncio.Protocol):
         self._draining = False
         self._broken = False  # nothing further is read
         self._leaving = False  # closes once what was written has gone
-        self._held = False  # the client does not take what was written
+        self._held = False  # the client does not take what was written: nothing further is begun for it
+        self._paused = False  # so much waits that we do not read: then it is not the client who is slow
         self._discarded = 0
         self.deadline_s = NEVER
 
@@ -130,8 +133,10 @@ class ClientConnection(asyncio.Protocol):
             self._head_bytes = self._head_bytes + len(data) if in_body_before and not self._got_body else 0
             if self._head_bytes > self._bounds.head_bytes_max:
                 self._refuse(MALFORMED)
-        if len(self._waiting) > PIPELINED_MAX and self._transport is not None:
+        if self._waiting and self._transport is not None and not self._leaving and self._reads_ahead_more_than(PIPELINED_MAX):
             self._transport.pause_reading()
+            self._paused = True
+            self._expect_what_is_due()
 
     def _parse(self, data: bytes) -> None:
         while data:
@@ -181,14 +186,9 @@ class ClientConnection(asyncio.Protocol):
         self._held = False
         if self._answer is not None:
             self._answer.free_source()
-        if self._arriving is not None:
-            self._expect_within(self._bounds.body_timeout_ms)
-        elif self._in_head:
-            self._expect_within(self._bounds.head_timeout_ms)
-        elif self._answer is None and not self._waiting:
-            self._expect_within(self._bounds.idle_timeout_ms)
-        else:
-            self._expect_nothing()
+        self._expect_what_is_due()
+        if self._answer is None:
+            self._next()
 
     def expired(self) -> None:
         """Too slow in a head or a body, idle too long, or not reading."""
@@ -231,13 +231,15 @@ class ClientConnection(asyncio.Protocol):
             line_bytes = len(self._parser.get_method()) + len(self._url) + len("  HTTP/1.1\r\n\r\n")
             if line_bytes + sum([len(name) + len(value) + 4 for name, value in self._headers]) > head_bytes_max:
                 raise _Refuse(head_too_large(head_bytes_max))
-        call = self._call_from_head()
+        call = call_of(self._parser, self._url, self._headers)
+        if call is None:
+            raise _Refuse(MALFORMED)
         self._arriving = call
         self._expect_within(self._bounds.body_timeout_ms)
         problem = framing_problem(call, upgrades=self._parser.should_upgrade(), body_bytes_max=self._bounds.body_bytes_max)
         if problem is not None:
             raise _Refuse(problem)
-        if self._answer is None and not self._waiting:
+        if self._answer is None and not self._waiting and not self._held:
             self._start(call)
         else:
             self._waiting.append(call)
@@ -267,31 +269,14 @@ class ClientConnection(asyncio.Protocol):
 
     # inside
 
-    def _call_from_head(self) -> Call:
-        try:
-            url = httptools.parse_url(self._url)
-        except httptools.HttpParserInvalidURLError:
-            raise _Refuse(MALFORMED) from None
-        version = self._parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise _Refuse(MALFORMED)
-        return Call(
-            self._parser.get_method().decode(),
-            url.path or b"/",
-            url.query or b"",
-            self._headers,
-            http_10=version == "1.0",
-            keep_alive=self._parser.should_keep_alive(),
-        )
-
     def _start(self, call: Call) -> None:
         transport = self._transport
         if transport is None:
             return
         self._running = call
-        expects = not call.http_10 and (call.header(b"expect") or b"").lower() == b"100-continue"
+        expects = None if call.http_10 else call.header(b"expect")
         # A client that is refused before it was told to continue may send its body or not: what comes next cannot be told apart.
-        self._answer = answer = self._make_answer(call, transport, self._finished, close=self._draining or expects)
+        self._answer = answer = self._make_answer(call, transport, self._finished, close=self._draining or bool(expects))
 
         def ended(error: BaseException | None) -> None:
             if error is not None:
@@ -300,6 +285,9 @@ class ClientConnection(asyncio.Protocol):
             if answer.gone:
                 call.close()  # nobody was there for `_finished` to be called
 
+        if expects and expects.lower() != b"100-continue":
+            answer.refuse(EXPECTATION)
+            return
         Steps(self._serve_call(call, answer), ended).step()
         if expects and self._answer is answer and not call.received.opened:  # its head was not refused: the body is wanted
             answer.may_stay()
@@ -322,13 +310,15 @@ class ClientConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         transport = self._transport
-        if self._answer is not None or transport is None:
+        if self._answer is not None or self._held or self._leaving or transport is None:
             return
         if self._waiting:
             call = self._waiting.popleft()
-            if len(self._waiting) == PIPELINED_MAX // 2:
-                transport.resume_reading()
             self._start(call)
+            if self._paused and not self._leaving and not self._reads_ahead_more_than(PIPELINED_MAX // 2):
+                self._paused = False
+                transport.resume_reading()
+                self._expect_what_is_due()
         elif self._refusal is not None:
             refusal, self._refusal = self._refusal, None
             nothing = Call("GET", b"", b"", self._headers, http_10=False, keep_alive=False)
@@ -363,6 +353,19 @@ class ClientConnection(asyncio.Protocol):
     def _expect_within(self, timeout_ms: int) -> None:
         if not self._held and not self._leaving:
             self.deadline_s = self._loop.time() + timeout_ms / 1000
+
+    def _reads_ahead_more_than(self, calls_max: int) -> bool:
+        return len(self._waiting) > calls_max or sum([call.body_bytes for call in self._waiting]) > PIPELINED_BYTES_MAX
+
+    def _expect_what_is_due(self) -> None:
+        if self._arriving is not None and not self._paused:
+            self._expect_within(self._bounds.body_timeout_ms)
+        elif self._in_head and not self._paused:
+            self._expect_within(self._bounds.head_timeout_ms)
+        elif self._answer is None and not self._waiting:
+            self._expect_within(self._bounds.idle_timeout_ms)
+        else:
+            self._expect_nothing()
 
     def _expect_nothing(self) -> None:
         if not self._held and not self._leaving:
