@@ -380,7 +380,12 @@ class Place:
         try:
             assert self.popen.wait(DEADLINE_S) == 0, self.log.read_text()
         finally:
-            self.popen.kill()
+            self.kill()
+
+    def kill(self) -> None:
+        """Whatever is left of it: its roles end with it."""
+        self.popen.kill()
+        self.popen.wait()
 
     def client(self, tls: ssl.SSLContext | None = None) -> RawClient:
         return RawClient(self.base_url, tls)
@@ -415,7 +420,7 @@ class Attack:
         self._seen = len(self.upstream.seen)
         self._log_bytes = place.log.stat().st_size
         self.expected_log: set[str] = set()
-        self.client, self.head = place.client, place.head
+        self.client, self.head, self.until = place.client, place.head, until
 
     def plan(self, plan: Plan | bytes) -> str:
         """Plant an answer for this test; the header line that asks for it."""
@@ -463,7 +468,7 @@ def _started(root: Path, tls: ssl.SSLContext | None = None, **options: Any) -> I
         yield place
         place.stop()
     finally:
-        place.popen.kill()
+        place.kill()
         upstream.close()
 
 
