@@ -67,6 +67,13 @@ class Prometheus:
         """When the gateway was last scraped with success; 0: not yet."""
         return max(self.ask("timestamp(gateway_ready)", time.time()).values(), default=0.0)
 
+    def see(self, until: Any) -> float:
+        """Wait until what is shown now has been scraped twice: of one sample there is no rate. When the last scrape was."""
+        at_s = time.time()
+        for _ in range(2):
+            at_s = until(self.scraped_at_s, lambda found_s, at_s=at_s: found_s > at_s, "another scrape")
+        return at_s
+
     def _get(self, path: str, fields: dict[str, str]) -> Any:
         with urlopen(Request(f"{self.url}/api/v1/{path}", urlencode(fields).encode()), timeout=30) as answer:
             return json.load(answer)["data"]
@@ -182,18 +189,17 @@ def scraped(start_gateway_for_all: Callable[..., Any], tmp_path_factory: pytest.
         for _ in range(ROUNDS):
             make_traffic(journey)
             entries = journey.entries()
-            now_s = time.time()
-            until(prometheus.scraped_at_s, lambda at_s, now_s=now_s: at_s > now_s, "a scrape after the round")
+            prometheus.see(until)
         place.write("teams/broken.yaml", "team: [")
         assert admin(place, "/admin/v1/reload", "POST")[0] == 409
         shown = [
+            f'gateway_ledger_records_total{{result="written"}} {float(len(entries))}',
             f'gateway_auth_failures_total{{reason="unknown"}} {float(ROUNDS)}',
             'gateway_limit_used_ratio{limit="rpd",scope="group:gpt-4o",team="search"} 1.0',
             'gateway_degraded{check="config",state="last_reload_refused"} 1.0',
         ]
         until(lambda: admin(place, "/metrics")[1].decode(), lambda text: all(line in text for line in shown), f"all of {shown}")
-        now_s = time.time()
-        prometheus.at_s = until(prometheus.scraped_at_s, lambda at_s: at_s > now_s, "a scrape after everything")
+        prometheus.at_s = prometheus.see(until)
         yield Scraped(prometheus, place, entries, admin(place, "/metrics")[1], since_s)
 
 
