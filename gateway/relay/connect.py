@@ -80,7 +80,7 @@ class Route:
         sock = await dial(self._loop, await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         if proxy is not None:
             try:
-                await _open_tunnel(self._loop, sock, self.host, self.port, proxy)
+                await open_tunnel(self._loop, sock, self.host, self.port, proxy)
             except BaseException:
                 sock.close()
                 raise
@@ -95,7 +95,7 @@ async def dial(loop: asyncio.AbstractEventLoop, addresses: AddressInfos) -> sock
     return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, interleave=1, loop=loop)
 
 
-async def _open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, host: str, port: int, proxy: HttpProxy) -> None:
+async def open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, host: str, port: int, proxy: HttpProxy) -> None:
     """Have the proxy connect the socket to the account (RFC 9110 section 9.3.6). Raises NoConnection or OSError."""
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     credentials = f"proxy-authorization: {proxy.authorization.value}\r\n" if proxy.authorization.value else ""
