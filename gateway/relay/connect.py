@@ -111,7 +111,7 @@ async def open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, host
         if len(answer) >= _TUNNEL_STATUS_BYTES and not _TUNNEL_STATUS.match(answer):
             raise NoConnection("the proxy on the way to it does not answer in HTTP")
     status = _TUNNEL_STATUS.match(answer)
-    if status is None or (status[1].startswith(b"2") and not answer.endswith(b"\r\n\r\n")):  # nobody may speak before we do
+    if status is None or (status[1].startswith(b"2") and answer.find(b"\r\n\r\n") != len(answer) - 4):  # nobody may speak before we do
         raise NoConnection("the proxy on the way to it does not answer in HTTP")
     if status[1] == b"407":
         raise NoConnection("the proxy on the way to it refuses the gateway's credentials (407)")
