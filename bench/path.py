@@ -85,7 +85,7 @@ async def main() -> None:
         loaded = load(configure(folder), os.environ)
         assert isinstance(loaded, Loaded), loaded
         with JournalWriter(folder / "journal", "w0") as journal:
-            worker = Worker(WorkerOptions("w0", str(folder / "journal"), -1), loop, journal)
+            worker = Worker(WorkerOptions("w0", str(folder / "journal"), ()), loop, journal)
             worker.drained.set()  # no listener: calls come from here
             await worker.take_snapshot(encode_snapshot(loaded.snapshot(time.time_ns() // 1000)))
             pool = worker.house.pools["openai"]
