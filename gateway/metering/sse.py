@@ -16,6 +16,7 @@ EVENT_BYTES_MAX = 4_194_304
 ANSWER_BYTES_MAX = 33_554_432
 
 _EVENT_END = re.compile(rb"\n\r?\n")
+_NO_EVENTS = re.compile(rb"(?:\r?\n){2,}")  # any number of empty lines at once: one by one, a read full of them would hold up everybody
 _END_BYTES_MAX = 3
 _REACH_BYTES = 16_384  # of the first events offered at once: what one TLS record holds, which is what a burst is read in
 _REACH_GROWTH = 4  # after a success: many events soon go at once, and what one refusal wastes stays in proportion
@@ -189,7 +190,7 @@ class StreamObserver(ABC):
             end = _last_end_within(block, at, reach) if self.started else at
             alone = end == at
             if alone:
-                found = _EVENT_END.search(block, at)
+                found = _NO_EVENTS.match(block, at) or _EVENT_END.search(block, at)
                 if found is None:
                     break  # all is taken, or one line end too many is left: it begins the next event
                 end, reach = found.end(), reach // 2 if self.started else reach
