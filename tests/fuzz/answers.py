@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 
@@ -145,7 +146,13 @@ def _keeps_alive(read: Read, wire: bytes) -> bool:
 def grow_answer(wire: bytes) -> None:
     """In reads of a network's size, and in small ones."""
     for size in (1_400, 16):
-        _ours([wire[at : at + size] for at in range(0, len(wire), size)], to_head=False, eof=True)
+        reader = AnswerReader()
+        with contextlib.suppress(BadAnswer):
+            for at in range(0, len(wire), size):
+                reader.feed(wire[at : at + size])
+            reader.eof()
+        if reader.head is not None:
+            answer_lines(reader.head)
 
 
 def answer_seeds() -> Seeds:

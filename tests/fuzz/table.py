@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import answers, bodies, clients, configuration, control_socket, entries, journals, reports, requests, streams, tunnels
 from .grammar import EVENTS, HTTP, JSON, YAML
+from .growing import GROWING
 from .target import Target
 
 _READERS = (
@@ -52,4 +53,6 @@ _READERS = (
     Target("admin", configuration.check_admin, configuration.admin_seeds, input_bytes_max=256),
 )
 
-TARGETS = {target.name: target for reader in _READERS for target in (reader, reader.growing) if target is not None}
+_GROWING = tuple(growth for reader in _READERS if (growth := reader.growing(GROWING.get(reader.name, ()))) is not None)
+
+TARGETS = {target.name: target for target in (*_READERS, *_GROWING)}
