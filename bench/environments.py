@@ -17,7 +17,8 @@ FACTS = """
 import json, platform, sys, sysconfig, timeit, gateway
 arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
 speed = min(timeit.repeat("for i in range(1000): d[i & 63] = [i, d.get(i & 31)]; s += i & 7", "d = {}; s = 0", number=2000, repeat=5))
-print(json.dumps([platform.python_version(), "--enable-optimizations" in arguments, sys.executable, speed * 1e9 / 2e6, gateway.__file__, sys.base_prefix]))
+optimised = "--enable-optimizations" in arguments
+print(json.dumps([platform.python_version(), optimised, sys.executable, speed * 1e9 / 2e6, gateway.__file__, sys.base_prefix]))
 """
 
 
@@ -71,7 +72,7 @@ def install_litellm(say: Say) -> str:
 
 
 def python_facts(python: str) -> str:
-    """Version, whether it says of itself that it was built with PGO, and how fast it is at what all programs do."""
+    """Version, whether it was built with PGO as far as it says, and how fast it is at what all programs do."""
     said = subprocess.run([python, "-c", FACTS], check=True, capture_output=True, cwd="/").stdout
     version, optimised, executable, loop_ns, package, prefix = json.loads(said)
     built = "built with PGO" if optimised else "built without --enable-optimizations, so without PGO"
