@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
 
 HOURS_S = 7_200
 RPM = 60
+LONG = pytest.mark.skipif(not os.environ.get("CI"), reason="minutes of it: runs where CI is set")
 
 
+@LONG
 @pytest.mark.parametrize("seconds", [-HOURS_S, HOURS_S], ids=["back", "forward"])
 @pytest.mark.parametrize("place", ["journal.intent.after", "read.after"], ids=["of the worker", "of the books"])
 def test_the_clock_jumps_and_no_call_is_lost(armed: Any, kit: Any, place: str, seconds: int) -> None:
@@ -30,7 +33,7 @@ def test_the_clock_jumps_and_no_call_is_lost(armed: Any, kit: Any, place: str, s
     assert all(0 <= entry["timings_us"].get("sent", 0) < 60_000_000 for entry in entries.values())  # of a clock that only goes on
 
 
-@pytest.mark.parametrize("seconds", [-HOURS_S, HOURS_S], ids=["back", "forward"])
+@pytest.mark.parametrize("seconds", [pytest.param(-HOURS_S, id="back"), pytest.param(HOURS_S, id="forward", marks=LONG)])
 def test_a_team_at_its_limit_waits_no_longer_when_the_clock_jumps(armed: Any, kit: Any, seconds: int) -> None:
     """A bucket must go on leaking when the clock was set back: a minute's limit would hold for hours else."""
     armed.place.team("voice", limits={"gpt-4o": {"rpm": RPM}})
@@ -50,6 +53,7 @@ def test_a_team_at_its_limit_waits_no_longer_when_the_clock_jumps(armed: Any, ki
     kit.check_log(armed.place)
 
 
+@LONG
 @pytest.mark.parametrize("seconds", [-HOURS_S, HOURS_S], ids=["back", "forward"])
 def test_a_worker_that_starts_at_another_hour_keeps_the_days_limit(armed: Any, kit: Any, killer: Any, seconds: int) -> None:
     """The clock is set while it is down: what the ledger holds of the last day, or of hours to come, is in its bucket."""

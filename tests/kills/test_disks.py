@@ -16,6 +16,9 @@ import pytest
 
 from gateway.ledger.questions import SqliteQuestions
 
+AWAY = "degraded unavailable"
+LONG = pytest.mark.skipif(not os.environ.get("CI"), reason="minutes of it: runs where CI is set")
+
 
 def checks(place: Any) -> tuple[int, dict[str, str]]:
     """Status of /readyz, and each check as "level state"."""
@@ -71,6 +74,7 @@ def test_a_journal_that_gets_no_room_for_a_while_refuses_and_comes_back(armed: A
     assert set(armed.acted()) == {"make_segment.before"}
 
 
+@LONG
 def test_a_ledger_that_is_away_until_the_journals_disk_is_full(armed: Any, kit: Any) -> None:
     """Segments cannot go while the ledger does not hold them; once it does, they make the room."""
     with ExitStack() as disk:
@@ -85,6 +89,7 @@ def test_a_ledger_that_is_away_until_the_journals_disk_is_full(armed: Any, kit: 
         kit.check_log(armed.place, "ledger_state")
 
 
+@LONG
 def test_a_journal_whose_disk_does_not_sync_ends_the_worker_and_loses_nothing(armed: Any, kit: Any) -> None:
     """After a failed sync nothing can be trusted to be durable: no more is admitted, and it is for people to start it again."""
     armed.serve("journal.sync.before=eio@30")
@@ -136,7 +141,11 @@ def read_only(ledger: Path) -> Iterator[None]:
         yield
 
 
-LEDGER_TROUBLE = [pytest.param(locked, id="locked"), pytest.param(full, id="full"), pytest.param(read_only, id="read-only")]
+LEDGER_TROUBLE = [
+    pytest.param(locked, id="locked", marks=LONG),
+    pytest.param(full, id="full", marks=LONG),
+    pytest.param(read_only, id="read-only"),
+]
 
 
 @pytest.mark.parametrize("trouble", LEDGER_TROUBLE)
@@ -165,12 +174,12 @@ async def through(armed: Any, kit: Any, load: Any, trouble: Callable[[Path], Any
             if trouble is read_only:
                 os.kill(place.role("books"), signal.SIGKILL)
             await asyncio.to_thread(
-                kit.until, lambda: checks_or_none(place), lambda found: found and found[1]["ledger"].startswith("degraded"), "named"
+                kit.until, lambda: checks_or_none(place), lambda found: found and found[0] == 200 and found[1]["ledger"] == AWAY, "named"
             )
             before = len(load.exact)
             await load.more_whole(2 * kit.callers)
             status, named = await asyncio.to_thread(checks, place)
-            assert (status, named["ledger"]) == (200, "degraded unavailable")
+            assert (status, named["ledger"]) == (200, AWAY)
             metric = await asyncio.to_thread(lambda: place.metric("gateway_degraded", check="ledger", state="unavailable"))
             assert metric == 1
             assert len(load.exact) >= before + 2 * kit.callers
@@ -190,6 +199,7 @@ def checks_or_none(place: Any) -> tuple[int, dict[str, str]] | None:
 # A journal that lies
 
 
+@LONG
 def test_a_flipped_bit_in_the_middle_of_the_journal_is_an_alarm(armed: Any, kit: Any) -> None:
     """What is lost is an entry: its intent stays, so its call is booked at the ask when the worker has ended."""
     armed.serve("")

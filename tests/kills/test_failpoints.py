@@ -19,7 +19,7 @@ from gateway import failpoints
 from gateway.failpoints import NAMES, SEAMS, BadFailpoint, Order, Seam, arm, owner_of, parse
 
 LONG = bool(os.environ.get("CI"))
-LIVES = 3  # of each role on one gateway: `serve` waits longer each time before it starts a role again
+LIVES = 3 if LONG else 2  # of each role on one gateway: `serve` waits longer each time before it starts a role again
 BATCHES = None if LONG else 1  # None: until all failpoints have killed
 AT_START = {"take_snapshot", "listen_control", "make_segment", "next_segment", "ledger.open", "greet", "push", "refill"}
 SELDOM = {"delete_segments", "ledger.orphans", "ledger.supersede", "ledger.events", "reload", "rule", "drain", "journal.close"}
