@@ -63,7 +63,7 @@ HTTP = Grammar(
         b"Content-Length: 5\r\n", b"content-length:\r\n", b"Content-Length: 5, 5\r\n", b"Connection: close\r\n", b"Connection: Upgrade\r\n",
         b"Connection: keep-alive, Content-Length\r\n", b"Upgrade: h2c\r\n", b"Expect: 100-continue\r\n", b"Host: a\r\n", b" folded\r\n",
         b"0\r\n\r\n", b"5\r\nhello\r\n", b";a=b", b';a="', b"HTTP/1.0", b"HTTP/1.1", b"HTTP/0.9", b"HTTP/2.0",
-        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"Origin: https://a\r\n", b"Access-Control-Request-Method: PUT\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 204 No Content\r\n", b"http://a", b"%2f", b"\xff",
     ),
 )  # fmt: skip

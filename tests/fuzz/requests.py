@@ -17,7 +17,9 @@ from gateway.errors import ApiError
 from gateway.relay.call import Call, Client
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.head import upstream_head, without_credentials
+from gateway.server.answer import Answer, Finished
 from gateway.server.connection import Bounds, ClientConnection
+from gateway.server.cors import Cors
 from gateway.server.open_connections import OpenConnections
 
 from .target import Seeds, control, cut
@@ -106,9 +108,10 @@ class Served:
 class Door:
     """A connection fed by hand. `early`: calls are refused before their body is there; `held`: answered when all bytes have come."""
 
-    def __init__(self, bounds: Bounds, *, early: bool = False, held: bool = False) -> None:
+    def __init__(self, bounds: Bounds, *, early: bool = False, held: bool = False, cors: Cors | None = None) -> None:
         self.served: list[Served] = []
         self.calls: list[Call] = []
+        self.asked: list[str] = []  # the method that each answer is for
         self.broke: list[BaseException] = []
         self.wire = Wire()
         self._early, self._held = early, held
@@ -116,7 +119,14 @@ class Door:
         self._turns = Turns()
         self._open = OpenConnections()
         loop = cast(asyncio.AbstractEventLoop, self._turns)
-        self._connection = ClientConnection(loop, bounds, self._serve, Deadlines(), self._open, self.broke.append)
+        serve = self._serve if cors is None else cors.serving(self._serve)
+        make = Answer if cors is None else cors.make_answer
+
+        def make_answer(call: Call, transport: asyncio.Transport, finished: Finished, *, close: bool) -> Answer:
+            self.asked.append(call.method)
+            return make(call, transport, finished, close=close)
+
+        self._connection = ClientConnection(loop, bounds, serve, Deadlines(), self._open, self.broke.append, make_answer)
         self._connection.connection_made(self.wire)
 
     def feed(self, pieces: list[bytes]) -> None:
@@ -171,12 +181,13 @@ def check_requests(data: bytes) -> None:
     """However cut: the same calls, each one that h11 reads alike, each sent on as exactly one request, every answer well formed."""
     flags, how, wire = control(data)
     bounds = WIDE if flags & 1 else BOUNDS
-    whole = _fed(bounds, [wire] if wire else [], early=bool(flags & 2), held=bool(flags & 4))
-    pieces = _fed(bounds, list(cut(wire, how)), early=bool(flags & 2), held=bool(flags & 4))
-    statuses = _statuses(bytes(whole.wire.sent), whole.calls)
+    cors = Cors(["*"] if flags & 16 else ["https://a"]) if flags & 8 else None
+    whole = _fed(bounds, [wire] if wire else [], early=bool(flags & 2), held=bool(flags & 4), cors=cors)
+    pieces = _fed(bounds, list(cut(wire, how)), early=bool(flags & 2), held=bool(flags & 4), cors=cors)
+    statuses = _statuses(bytes(whole.wire.sent), whole.asked)
     assert pieces.served == whole.served, "what is served depends on how the bytes are cut"
-    assert _statuses(bytes(pieces.wire.sent), pieces.calls) == statuses, "what is answered depends on how the bytes are cut"
-    if not flags & 2:
+    assert _statuses(bytes(pieces.wire.sent), pieces.asked) == statuses, "what is answered depends on how the bytes are cut"
+    if cors is None and not flags & 2:  # otherwise there are requests that are answered and not served
         _check_by_h11(wire, whole.served)
         for served in whole.served:
             _check_sent_on(served)
@@ -189,18 +200,17 @@ def grow_requests(wire: bytes) -> None:
     _fed(WIDE, list(cut(wire, 16)))
 
 
-def _fed(bounds: Bounds, pieces: list[bytes], *, early: bool = False, held: bool = False) -> Door:
-    door = Door(bounds, early=early, held=held)
+def _fed(bounds: Bounds, pieces: list[bytes], *, early: bool = False, held: bool = False, cors: Cors | None = None) -> Door:
+    door = Door(bounds, early=early, held=held, cors=cors)
     door.feed(pieces)
     assert not door.broke, f"an exchange or the server broke: {door.broke!r}"
     return door
 
 
-def _statuses(sent: bytes, calls: list[Call]) -> list[tuple[int, bytes]]:
+def _statuses(sent: bytes, methods: list[str]) -> list[tuple[int, bytes]]:
     """(status, body) of every answer, as h11 reads them; errors must have OpenAI's shape."""
     client = h11.Connection(h11.CLIENT, max_incomplete_event_size=2**20)
     answers: list[tuple[int, bytes]] = []
-    methods = [call.method for call in calls]
     client.receive_data(sent)
     while client.trailing_data[0]:
         method = methods[len(answers)] if len(answers) < len(methods) else "GET"
@@ -215,7 +225,7 @@ def _statuses(sent: bytes, calls: list[Call]) -> list[tuple[int, bytes]]:
                 status = event.status_code
             elif isinstance(event, h11.Data):
                 body += bytes(event.data)
-        if status != 200 and method != "HEAD":
+        if status not in (200, 204) and method != "HEAD":
             error = json.loads(body)["error"]
             assert set(error) == {"message", "type", "param", "code"}
         if status in (400, 413, 431):  # of several faults, the cut decides which is met first
@@ -324,6 +334,8 @@ def request_seeds() -> Seeds:
         "asterisk": b"OPTIONS * HTTP/1.1\r\n" + host + b"\r\n",
         "hop by hop": b"GET /v1/models HTTP/1.1\r\n" + host + b"Connection: close, X-Secret\r\nX-Secret: 1\r\nTE: trailers\r\n\r\n",
         "head": b"HEAD /v1/models HTTP/1.1\r\n" + host + b"\r\n",
+        "preflight": b"OPTIONS /v1/a HTTP/1.1\r\n" + host + b"Origin: https://a\r\nAccess-Control-Request-Method: POST\r\n"
+        b"Access-Control-Request-Headers: a, b\r\n\r\n",
         "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         "http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "long header": b"GET / HTTP/1.1\r\n" + host + b"X: " + b"a" * 700 + b"\r\n\r\n",
@@ -332,4 +344,4 @@ def request_seeds() -> Seeds:
     return {f"{name}, {mode}": bytes([flags, how]) + wire for name, wire in wires.items() for mode, flags, how in _MODES}
 
 
-_MODES = (("whole", 1, 0), ("by byte", 0, 1), ("early", 2, 7), ("held", 5, 190))
+_MODES = (("whole", 1, 0), ("by byte", 0, 1), ("early", 2, 7), ("held", 5, 190), ("CORS", 9, 9), ("CORS of any", 25, 0))
