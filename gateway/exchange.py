@@ -10,7 +10,7 @@ from __future__ import annotations
 from gateway.admission import Refused
 from gateway.admission.answers import ratelimit_headers, refusal
 from gateway.admission.limits import account_part
-from gateway.closing import close_exchange, intent_of, unknown_entry
+from gateway.closing import close_exchange, intent_of
 from gateway.config.snapshot import Facts
 from gateway.control import BooksAway
 from gateway.endpoints.job import may_see
@@ -20,7 +20,8 @@ from gateway.errors import ApiError, invalid_request
 from gateway.house import House
 from gateway.job import Job, understand
 from gateway.journal.commit import JournalError
-from gateway.journal.records import Intent
+from gateway.journal.records import Entry, Intent
+from gateway.journal.unknown import unknown_entry
 from gateway.metering.answers import read_plain_answer
 from gateway.metering.observers import AnswerObserver
 from gateway.relay.answer import AnswerHead
@@ -78,7 +79,7 @@ async def exchange(call: Call, client: Client, house: House) -> None:
         )
     except Exception:
         carry.abandon()
-        house.record(job, carry, decision, unknown_entry(intent, job, ended_at_us=house.now_us()))  # no reason to lose a call
+        house.record(job, carry, decision, _broken(intent, job, house.now_us()))  # no reason to lose a call
         raise
     house.record(job, carry, decision, entry)  # 9 settle, 10 record
     if carry.head is not None:
@@ -139,6 +140,12 @@ def _objects_named(job: Job) -> list[tuple[str, str]]:
         return []
     named = [(body.previous_response_id, "previous_response_id"), (body.conversation_id, "conversation")]
     return [(object_id, name) for object_id, name in named if object_id is not None]
+
+
+def _broken(intent: Intent, job: Job, ended_at_us: int) -> Entry:
+    """Of an exchange that broke inside the gateway after OpenAI was contacted."""
+    error, call = "gateway_error", job.call
+    return unknown_entry(intent, ended_at_us=ended_at_us, outcome=error, error_code=error, streamed=job.streams, body_bytes=call.body_bytes)
 
 
 def _intended(intent: Intent, house: House) -> bool:
