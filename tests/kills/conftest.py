@@ -130,8 +130,8 @@ class Load:
     async def _read_again(self, answer_id: str) -> None:
         """A background response says what it used when it is fetched in its end state; it may be out of reach meanwhile."""
         for _ in range(4):
-            _, status, answer = await self._call("GET", f"{_RESPONSE}/{answer_id}", {})
-            if status != 200 or json.loads(answer)["status"] == "completed":
+            whole, status, answer = await self._call("GET", f"{_RESPONSE}/{answer_id}", {})
+            if not whole or status != 200 or json.loads(answer)["status"] == "completed":
                 return
 
     async def _call(self, method: str, path: str, options: dict[str, Any], team: str = "voice") -> tuple[str | None, int | None, bytes]:
