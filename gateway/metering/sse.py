@@ -16,7 +16,7 @@ EVENT_BYTES_MAX = 4_194_304
 ANSWER_BYTES_MAX = 33_554_432
 
 _EVENT_END = re.compile(rb"\n\r?\n")
-_NO_EVENTS = re.compile(rb"\n{2,}|(?:\r?\n){2,}")  # any number of empty lines at once: one by one, a read full of them would hold up everybody
+_NO_EVENTS = re.compile(rb"\n{2,}|(?:\r?\n){2,}")  # empty lines, any number at once: one by one, a read full of them holds up everybody
 _END_BYTES_MAX = 3
 _REACH_BYTES = 16_384  # of the first events offered at once: what one TLS record holds, which is what a burst is read in
 _REACH_GROWTH = 4  # after a success: many events soon go at once, and what one refusal wastes stays in proportion
