@@ -27,7 +27,7 @@ from gateway.metering.observers import AnswerObserver
 from gateway.relay.answer import AnswerHead
 from gateway.relay.call import Body, Call, Client
 from gateway.relay.carry import Begun, Carry, End, Tap
-from gateway.relay.connect import NoConnection
+from gateway.relay.connect import AllInUse, NoConnection
 from gateway.relay.head import answer_lines, upstream_head, without_credentials
 from gateway.relay.pool import Pool
 from gateway.teams.identify import NotIdentified, identify
@@ -224,6 +224,9 @@ def _drain_ms(job: Job) -> int | None:
 
 
 def _no_connection(error: NoConnection) -> ApiError:
+    if isinstance(error, AllInUse):
+        message = "The gateway carries as many calls as it may (connections_max of the account). Nothing was sent; try again in a moment."
+        return ApiError(503, "server_error", message, code="overloaded", retry_after_ms=1_000)
     status = 504 if error.timed_out else 502
     message = f"OpenAI could not be reached: {error}. Nothing was sent; try again."
     return ApiError(status, "server_error", message, code="upstream_unreachable")

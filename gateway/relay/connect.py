@@ -34,6 +34,10 @@ class NoConnection(Exception):
         self.timed_out = timed_out
 
 
+class AllInUse(NoConnection):
+    """The account has as many connections as it may have, and all of them carry calls: a matter of load, not of the upstream."""
+
+
 class Route:
     """How connections to one account are made. Raises OSError (ssl.SSLError too) when its certificates cannot be used."""
 
