@@ -84,6 +84,23 @@ def test_what_was_written_last_is_folded_before_the_books_close(place: Any, run:
     run(story())
 
 
+def test_the_end_of_a_journal_is_found_also_when_the_clock_was_set_back(place: Any, run: Run, entry: Any) -> None:
+    """Records that were stamped at a later hour were not written since: there are more behind them."""
+    later_us, count = time.time_ns() // 1000 + 7_200_000_000, 9_000  # three batches and more
+
+    async def story() -> None:
+        async with place.worker() as worker:
+            for number in range(count):
+                worker.write(entry(number, admitted_at_us=later_us, ended_at_us=later_us + number))
+            async with place.books():
+                pass
+        with sqlite3.connect(place.root / "ledger.db") as database:
+            assert database.execute("SELECT count(*) FROM entries").fetchone() == (count,)
+        database.close()
+
+    run(story())
+
+
 def test_a_dead_workers_open_exchanges_become_unknown_at_what_they_reserved(place: Any, run: Run, entry: Any, intent: Any) -> None:
     async def story() -> None:
         async with place.books() as admin:
