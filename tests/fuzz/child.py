@@ -17,7 +17,8 @@ PARTS_SHARE = 0.6  # of the mutations are by parts, the others libFuzzer's own
 def main() -> None:
     """Does not return: libFuzzer ends the process."""
     target = TARGETS[sys.argv[1]]
-    arguments, grammar = [sys.argv[0], *sys.argv[2:]], target.grammar
+    again = f"{sys.executable} -m {__package__}.child {target.name}"  # libFuzzer runs it through a shell, for minimising
+    arguments, grammar = [again, *sys.argv[2:]], target.grammar
     if grammar is None:
         atheris.Setup(arguments, target.check)
     else:

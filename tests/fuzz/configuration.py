@@ -27,7 +27,7 @@ from .target import Seeds, control
 
 SECRET = "sk-upstream-0123456789"
 EXAMPLE = Path(__file__).parent.parent / "config" / "example"
-_ENV = {"OPENAI_API_KEY": SECRET, "GATEWAY_ADMIN_TOKEN": SECRET}
+_ENV = {"OPENAI_API_KEY": SECRET, "GATEWAY_ADMIN_TOKEN": SECRET, "ODD": "/a\udcff"}  # as Python shows bytes that are no UTF-8
 _MODEL = Path("models/gpt-4o.yaml")
 _KINDS = (Path("gateway.yaml"), Path("tiers.yaml"), _MODEL, Path("teams/voice.yaml"))
 
@@ -103,6 +103,7 @@ def configuration_seeds() -> Seeds:
         "documents": b"--- 1\n--- 2\n", "sexagesimal": b"tier: 1:60:60\n", "bool": b"team: yes\ntier: no\n", "empty": b"", "list": b"- 1\n",
         "variable": b"team: ${TEAM:-voice}\ntier: ${\nkeys: [{id: k, hash: '${OPENAI_API_KEY}'}]\n", "key": b"? [1]\n: 2\n",
         "infinite": b"budget: {soft: [.inf, .nan]}\n",
+        "odd variable": b"accounts: {openai: {tier: tier-5}}\njournal: {folder: '${ODD}'}\nledger: 'sqlite:${ODD}'\n",
         "secret misplaced": b"accounts: {openai: {base_url: '${OPENAI_API_KEY}', organization: '${OPENAI_API_KEY} a'}}\n",
     }  # fmt: skip
     return seeds | {f"{name}, {kind.stem}": bytes([number, 0]) + text for name, text in odd.items() for number, kind in enumerate(_KINDS)}
@@ -114,7 +115,7 @@ def configuration_seeds() -> Seeds:
 def check_values(data: bytes) -> None:
     """Listeners, addresses, names, dates: a value that can be used as it is meant, or ValueError in one sentence."""
     flags, _, raw = control(data)
-    text = raw.decode("utf-8", "surrogateescape" if flags & 8 else "replace")
+    text = raw.decode("utf-8", "replace")
     read = _VALUES[flags % len(_VALUES)]
     value: Any = None
     refused: type[Exception] | None = None

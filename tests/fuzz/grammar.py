@@ -74,7 +74,7 @@ YAML = Grammar(
         b'"a"', b"''", b"[]", b"{}",
         b"[a, a]", b"{a: b}", b"&a ", b"*a", b"<<: ", b"!!int ", b"!!binary ", b"!!python/none ", b"- ", b"? ", b"|\n  a\n",
         b"---\n", b"...\n",
-        b"${OPENAI_API_KEY}", b"${", b"$${", b"${A:-b}", b"file:/dev/null", b"file:", b"unix:/a", b"[::1]:1", b"\xff", b"\0",
+        b"${OPENAI_API_KEY}", b"${ODD}", b"${", b"$${", b"${A:-b}", b"file:/dev/null", b"file:", b"unix:/a", b"[::1]:1", b"\xff", b"\0",
         b"\x85", b"\xef\xbb\xbf",
         b'"0.0000000000000000001"', b'"1e5"', b"9007199254740993", b"gpt-4o", b"tier-1", b"auto",
     ),
