@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from gateway.config.snapshot import ProxySettings
 from gateway.relay.deadlines import Deadlines
@@ -16,7 +17,7 @@ from gateway.server.open_connections import OpenConnections
 from gateway.server.tls import RenewableTls, listener_context
 
 QUEUE_MAX = 2_048  # connections that wait to be let in
-TURNS_OF_ARRIVAL = 3  # of the loop: one in which the queue is read, one in which connections are made, and one to be sure
+TURNS_OF_ARRIVAL = 3  # of the loop, until who has been let in is a connection
 
 
 class Front:
@@ -32,6 +33,7 @@ class Front:
         self._bounds: Bounds | None = None
         self._tls: RenewableTls | None = None
         self._servers: list[asyncio.Server] = []
+        self._queues: list[socket.socket] = []  # the same sockets as the servers'
 
     def configure(self, settings: ProxySettings, connections_max: int) -> None:
         """For connections made from now on. OSError when the certificate cannot be read: then nothing has changed."""
@@ -56,34 +58,52 @@ class Front:
 
     async def listen(self, fds: Sequence[int]) -> None:
         """Let clients in at these sockets, which listen already."""
-        assert self._bounds is not None
-        tls = self._tls.listening if self._tls is not None else None
-        handshake_timeout_s = self._bounds.head_timeout_ms / 1000 if tls is not None else None
         for fd in fds:
             listening = socket.socket(fileno=fd)
+            self._queues.append(listening.dup())
+            options = self._tls_options(listening)
             if listening.family == socket.AF_UNIX:
-                server = await self._loop.create_unix_server(self._accept, sock=listening, backlog=QUEUE_MAX)
+                server = await self._loop.create_unix_server(self._accept, sock=listening, backlog=QUEUE_MAX, **options)
             else:
-                server = await self._loop.create_server(
-                    self._accept, sock=listening, backlog=QUEUE_MAX, ssl=tls, ssl_handshake_timeout=handshake_timeout_s
-                )
+                server = await self._loop.create_server(self._accept, sock=listening, backlog=QUEUE_MAX, **options)
             self._servers.append(server)
 
     async def drain(self, deadline_s: float) -> None:
-        """Let in who waits in the queue, and then nobody; what is asked by then is answered, until the deadline (loop time)."""
-        handshakes = [asyncio.ensure_future(server.wait_closed()) for server in self._servers if self._tls is not None]
-        for _ in range(TURNS_OF_ARRIVAL):
-            await asyncio.sleep(0)
+        """Let in who waits in a queue, and then nobody; what is asked by then is answered, until the deadline (loop time)."""
+        handshakes: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(server.wait_closed()) for server in self._servers if self._tls is not None
+        ]
+        await asyncio.sleep(0)  # they wait for what the servers have let in
         for server in self._servers:
             server.close()
+        while self._queues:
+            handshakes += self._let_in_the_rest(self._queues.pop())
         for _ in range(TURNS_OF_ARRIVAL):
             await asyncio.sleep(0)
         await self.connections.drain(deadline_s)
         if handshakes:  # they come to be connections
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline_s):
-                    await asyncio.gather(*handshakes)
+            _, late = await asyncio.wait(handshakes, timeout=max(0, deadline_s - self._loop.time()))
+            for handshake in late:
+                handshake.cancel()
+            await asyncio.gather(*handshakes, return_exceptions=True)
             await self.connections.drain(deadline_s)
+
+    def _let_in_the_rest(self, queue: socket.socket) -> list[asyncio.Future[Any]]:
+        """The system resets whoever is still in the queue when nobody listens any more: so it is emptied, and closed at once."""
+        let_in: list[asyncio.Future[Any]] = []
+        options = self._tls_options(queue)
+        with queue, suppress(OSError):  # BlockingIOError: it is empty
+            while True:
+                client, _ = queue.accept()
+                client.setblocking(False)
+                let_in.append(asyncio.ensure_future(self._loop.connect_accepted_socket(self._accept, client, **options)))
+        return let_in
+
+    def _tls_options(self, listening: socket.socket) -> dict[str, Any]:
+        """Unix sockets speak plain HTTP always."""
+        if self._tls is None or self._bounds is None or listening.family == socket.AF_UNIX:
+            return {}
+        return {"ssl": self._tls.listening, "ssl_handshake_timeout": self._bounds.head_timeout_ms / 1000}
 
     def _accept(self) -> ClientConnection:
         assert self._bounds is not None
