@@ -17,7 +17,7 @@ from hashlib import sha1
 from importlib.util import find_spec
 from pathlib import Path
 
-from .corpus import CORPUS, write_seeds
+from .kept import CORPUS, write_seeds
 from .table import TARGETS
 from .target import Target
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from structlog.testing import capture_logs
@@ -20,7 +21,7 @@ from gateway.ledger.rows import content_of, entry_of
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.metering.answers import Observed, Reader, read_chat_answer, read_response_answer
 from gateway.metrics import EntryMetrics, Families
-from gateway.units import Meter, Usage
+from gateway.units import Meter, Usage, UsageSource
 
 from .configuration import example
 from .journals import BOOT, READS_MAX, fast_folder, framed, segment_seeds
@@ -56,7 +57,10 @@ def check_entry(data: bytes) -> None:
 
 def _entry_of(seen: Observed, answer: bytes, *, unknown: bool) -> Entry:
     facts = _facts()
-    usage, source = (_ASK, "unknown") if unknown or seen.usage is None else (seen.usage, "reported")
+    usage: Usage = _ASK
+    source: UsageSource = "unknown"
+    if not unknown and seen.usage is not None:
+        usage, source = seen.usage, "reported"
     account = next(iter(facts.accounts.values()))
     team = facts.snapshot.teams[0]
     cost, version = cost_served(facts, team, account, seen.model_served, seen.service_tier, usage, AT_US)
@@ -149,7 +153,7 @@ def books_seeds() -> Seeds:
     """Records as workers write them, and with numbers and texts that nobody writes."""
     seeds = {name: seed for name, seed in segment_seeds().items() if seed[0] == 1}
     base = _entry_of(Observed(usage=_ASK), b"", unknown=False)
-    odd = {
+    odd: dict[str, dict[str, Any]] = {
         "negative": {"usage": {Meter.INPUT_TEXT: -5}, "cost_picousd": -7},
         "huge": {"usage": {Meter.INPUT_TEXT: 2**63 - 1}, "cost_picousd": 2**63 - 1},
         "long ago": {"admitted_at_us": -(2**62), "ended_at_us": 0}, "far away": {"admitted_at_us": 2**62, "ended_at_us": 2**62},

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .corpus import CORPUS, inputs
+from .kept import CORPUS, inputs
 from .table import TARGETS
 from .target import CONTROL_BYTES, MARK, Target, check_growth
 
