@@ -54,7 +54,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--python", action="append", default=[], help="interpreter with the gateway; several are compared")
     parser.add_argument("--litellm", default=os.environ.get("BENCH_LITELLM"), help="LiteLLM's command; also from BENCH_LITELLM")
     parser.add_argument("--install-litellm", action="store_true", help="make an environment with LiteLLM from PyPI, kept for the next run")
-    parser.add_argument("--ledger-entries", type=int, help="for the books alone; default 300,000; 0: none; 10000000: 10 minutes")
+    parser.add_argument("--ledger-entries", type=int, help="for the books alone; default 300,000; 0: none; 10000000 take long, and 6 GB")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory of open streams")
     parser.add_argument("--json", type=Path, help="where every figure of every round goes")
     given = parser.parse_args()
