@@ -16,6 +16,7 @@ import structlog
 from gateway.config.snapshot import Listen, Settings
 
 QUEUE_MAX = 2_048  # connections that wait for a worker; the system's own maximum (net.core.somaxconn) may be less
+UNSENT_BYTES_MAX = 131_072  # taken by the kernel for one client that does not read; it would take 4 MiB, and ask OpenAI for as much
 FIRST_FD_OF_SYSTEMD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 ADMIN_SOCKET_MODE = 0o660
 
@@ -146,6 +147,7 @@ def _bind(listen: Listen, socket_mode: int, beside: Iterable[Listen] = ()) -> Li
             if listening.family == socket.AF_INET6:
                 ipv4_has_its_own = any(other.port == listen.port and _family(other) == socket.AF_INET for other in beside if not other.path)
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv4_has_its_own)
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
             listening.bind((listen.host, listen.port))
         listening.listen(QUEUE_MAX)
     except OSError as error:
