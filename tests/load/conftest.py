@@ -167,6 +167,11 @@ class Place(_parts.Place):  # type: ignore[misc, name-defined]  # loaded by path
         head = f"POST /v1{path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {self.keys[team]}\r\nContent-Length: {len(data)}\r\n\r\n"
         return head.encode() + data
 
+    def call(self, method: str, path: str, body: Any, team: str = "voice") -> Any:
+        """One call by a plain client."""
+        headers = {"Authorization": f"Bearer {self.keys[team]}", "Content-Type": "application/json"}
+        return _parts.request(self.base_url, method, path, json.dumps(body).encode(), headers)
+
     @property
     def address(self) -> tuple[str, int]:
         host, _, port = self.base_url.removeprefix("http://").removesuffix("/v1").partition(":")

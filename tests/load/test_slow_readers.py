@@ -1,0 +1,92 @@
+"""Clients that do not read what they asked for: they hold little, hold up nobody, end by the time-out, and are booked."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+CYCLES = 3
+KIB_A_READER_MAX = 1_024  # of the worker's own, while an answer waits: the kernel's buffer is 128 KiB, the transport's 64 KiB
+TAKEN_BYTES_MAX = 12 << 20  # from the upstream for one reader: nearly all of it is in the kernel's buffers between the two
+RETURNS_WITHIN_KIB = 8_192  # from one cycle to the next: readers of huge answers are read to the end, so that they are booked right
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "What is on my bill?"}]}
+
+
+@asynccontextmanager
+async def slow_readers(place: Any, load: Any, kind: str, count: int) -> AsyncIterator[list[socket.socket]]:
+    """Connections with the smallest window, that have asked and do not read."""
+    loop = asyncio.get_running_loop()
+    asked = place.request("held", "/chat/completions", {"model": load.model, "stream": kind == "endless", "user": kind, "messages": []})
+    async with AsyncExitStack() as stack:
+        readers = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for reader in readers:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.setblocking(False)
+            await loop.sock_connect(reader, place.address)
+            await loop.sock_sendall(reader, asked)
+        yield readers
+
+
+async def cycle(place: Any, load: Any, upstream: Any, kind: str, count: int) -> int:
+    """KiB of the worker for each reader, while they wait."""
+    pid, loop = place.role("worker"), asyncio.get_running_loop()
+    upstream.sent_bytes.clear()
+    before_kib = load.anonymous_kib(pid)
+    async with slow_readers(place, load, kind, count) as readers:
+        await load.eventually(lambda: len(upstream.sent_bytes) == count, "all answers have begun")
+        taken = -1
+        while sum(upstream.sent_bytes.values()) != taken:  # until the upstream is paused
+            taken = sum(upstream.sent_bytes.values())
+            others = [await asyncio.to_thread(place_call, place) for _ in range(3)]  # who are not slow get their answers
+            assert others == [200, 200, 200]
+        waiting_kib = load.anonymous_kib(pid)
+        assert max(upstream.sent_bytes.values()) <= TAKEN_BYTES_MAX
+        for reader in readers[: count // 2]:  # every other one takes a byte now and then, which helps it nothing
+            await loop.sock_recv(reader, 1)
+        await load.eventually(lambda: place.metric("gateway_connections_active", worker="w0") == 0, "the gateway has ended all of them")
+    return (waiting_kib - before_kib) // count
+
+
+def place_call(place: Any) -> int:
+    status: int = place.call("POST", "/chat/completions", CHAT).status
+    return status
+
+
+@pytest.mark.parametrize("kind, source", [("endless", "estimated"), ("huge", "reported")], ids=["streams", "huge answers"])
+def test_who_does_not_read_holds_little_and_is_booked(start_gateway: Any, load: Any, kind: str, source: str) -> None:
+    count = 40 if load.long else 10
+
+    async def story() -> None:
+        async with load.upstream() as upstream:
+            settings = {"proxy": {"write_timeout_ms": 4_000}, "accounts": {"held": {"base_url": upstream.base_url, "api_key": "sk-held"}}}
+            place = await asyncio.to_thread(start_gateway, settings, held={"account": "held"})
+            sizes, after_kib, pid = list[int](), list[int](), place.role("worker")
+            for number in range(1, CYCLES + 1):
+                sizes.append(await cycle(place, load, upstream, kind, count))
+                await asyncio.to_thread(place.settled)
+                await load.eventually(lambda done=number * count: booked(place) == done, "each has its entry")
+                after_kib.append(load.anonymous_kib(pid))
+            print(f"{kind}: KiB of the worker for each reader, by cycle: {sizes}; after each: {after_kib}")
+            assert sizes[0] <= KIB_A_READER_MAX
+            assert after_kib[2] - after_kib[1] <= RETURNS_WITHIN_KIB
+            held = [entry for entry in place.entries() if entry["team"] == "held"]
+            assert {(entry["usage_source"], entry["outcome"]) for entry in held} == {(source, "client_gone")}
+            if source == "reported":
+                assert {entry["exchange_id"]: entry["cost_picousd"] for entry in held} == {
+                    one: upstream.picousd(one) for one in upstream.billed
+                }
+            else:
+                assert all(entry["cost_picousd"] > 0 for entry in held)
+            assert place.complaints() == []
+            await asyncio.to_thread(place.stop)
+
+    asyncio.run(story())
+
+
+def booked(place: Any) -> int:
+    return sum(entry["team"] == "held" for entry in place.entries())
