@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -33,11 +32,12 @@ from random import Random
 from typing import Any
 
 import aiohttp
+from mixed import ACTS, Clients
 
 from gateway.ledger.questions import SqliteQuestions
 from gateway.simulator.account import compare, read_account
 
-GROWTH_KIB_MAX = 6_144  # of anonymous memory over the last two thirds: a quarter of what one leaked KiB a call makes of an hour at rate 30
+GROWTH_KIB_MAX = 12_288  # of anonymous memory over the last two thirds: what 200 bytes an act make of an hour at rate 30
 OWNER_BYTES = 250  # kept by the worker of each stored answer, for the last 100,000 (gateway/house.py): growth with a bound
 SAMPLE_EVERY_S = 2.0
 RELOAD_EVERY_S = 7.0
@@ -45,14 +45,14 @@ AT_ONCE_MAX = 400  # acts under way; beyond, an act is left out and counted
 QUIET_S = 60.0  # how long leftovers may take to go, once all clients have left
 SEGMENTS_MAX = 2  # the one that is written, and the spare
 TOKENS_PER_SECOND = 400
-ACTS = {"call": 40, "stream": 25, "leave": 8, "fault": 8, "refused": 6, "pipelined": 4, "background": 3, "upload": 2, "idle": 2, "slow": 2}
-FAULTS = (
-    "status=429", "status=500", "status=503", "close_without_answer", "garbage_head", "cut_after_bytes=200", "bad_chunk", "cut_after_events=3",
-    "error_mid_stream", "malformed_usage", "no_usage", "stall_mid_stream=200", "hang_before_head",
-)  # fmt: skip
 GATEWAY_YAML = """\
 proxy:
-  {{listen: "127.0.0.1:0", drain_timeout_ms: 10000, idle_timeout_ms: 5000, head_timeout_ms: 5000, body_timeout_ms: 5000, write_timeout_ms: 3000}}
+  listen: "127.0.0.1:0"
+  idle_timeout_ms: 5000
+  head_timeout_ms: 5000
+  body_timeout_ms: 5000
+  write_timeout_ms: 3000
+  drain_timeout_ms: 10000
 admin: {{listen: "127.0.0.1:0"}}
 accounts:
   openai: {{base_url: "{upstream}", api_key: sk-soak-account, tier: tier-5, idle_timeout_ms: 5000}}
@@ -67,7 +67,6 @@ TEAMS: dict[str, dict[str, Any]] = {
     "narrow": {"limits": {"gpt-4o": {"rpm": 20}}},
     "uploads": {"unmetered_paths": "allow"},
 }
-WORDS = "parcel card camera invoice ticket Lyon single sign-on plan refund blue May customer".split()
 
 
 class House:
@@ -84,7 +83,8 @@ class House:
     async def serving(self) -> Any:
         """Both run; on leaving they are asked to end, and must."""
         (self.root / "spool").mkdir()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")} | {"TMPDIR": f"{self.root}/spool"}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+        environment["TMPDIR"] = f"{self.root}/spool"
         simulator = ["simulator", "--listen", "127.0.0.1:0", "--journal", str(self.account), "--tokens-per-second", str(TOKENS_PER_SECOND)]
         async with AsyncExitStack() as stack:
             _, ready = await stack.enter_async_context(_running(simulator, environment, self.root / "simulator.log"))
@@ -130,7 +130,12 @@ class House:
 async def _running(argv: list[str], environment: dict[str, str], log: Path) -> Any:
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway", *argv, env=environment, stdout=subprocess.PIPE, stderr=errors, cwd=log.parent, start_new_session=True
+            *(sys.executable, "-m", "gateway", *argv),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=log.parent,
+            start_new_session=True,
         )
     assert process.stdout is not None
     try:
@@ -142,138 +147,6 @@ async def _running(argv: list[str], environment: dict[str, str], log: Path) -> A
             process.terminate()
         async with asyncio.timeout(60):
             await process.wait()
-
-
-class Clients:
-    """Everything that clients do to a gateway, one act at a time."""
-
-    def __init__(self, house: House, session: aiohttp.ClientSession, chance: Random) -> None:
-        self.seen: Counter[str] = Counter()
-        self.whole: set[str] = set()  # exchanges of metered answers that clients had to their last byte
-        self.stored = 0
-        self._house, self._session, self._chance = house, session, chance
-        self._host, _, port = house.base_url.removeprefix("http://").removesuffix("/v1").partition(":")
-        self._port = int(port)
-
-    async def act(self, name: str) -> None:
-        """One act of this kind. What the gateway or the simulator's faults do to it is counted, not raised."""
-        try:
-            async with asyncio.timeout(60):
-                await getattr(self, f"_{name}")()
-        except (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError, TimeoutError) as error:
-            self.seen[f"{name}: {type(error).__name__}"] += 1
-
-    def _asked(self, *, stream: bool = False) -> tuple[str, dict[str, Any]]:
-        chance, text = self._chance, " ".join(self._chance.choices(WORDS, k=self._chance.randint(3, 60)))
-        kind = chance.choice(("chat", "chat", "responses", "embeddings") if not stream else ("chat", "chat", "responses"))
-        if kind == "embeddings":
-            return "/embeddings", {"model": "text-embedding-3-small", "input": text}
-        body: dict[str, Any] = {"model": chance.choice(("gpt-4o", "gpt-4o-mini", "o3"))} | ({"stream": True} if stream else {})
-        if kind == "responses":
-            return "/responses", body | {"input": text}
-        usage = {"stream_options": {"include_usage": True}} if stream and chance.random() < 0.5 else {}
-        return "/chat/completions", body | usage | {"messages": [{"role": "user", "content": text}]}
-
-    async def _post(self, path: str, body: Any, team: str = "voice", name: str = "call", fault: str = "") -> Any:
-        headers = {"Authorization": f"Bearer {self._house.keys[team]}"} | ({"X-Simulator-Fault": fault} if fault else {})
-        async with self._session.post(self._house.base_url + path, json=body, headers=headers) as answer:
-            raw = await answer.read()
-            self.seen[f"{name}: {answer.status}"] += 1
-            if answer.status == 200 and not fault:
-                self.whole.add(answer.headers["x-gateway-request-id"])
-                self.stored += path == "/responses"
-            return json.loads(raw) if answer.content_type == "application/json" else raw
-
-    async def _call(self) -> None:
-        await self._post(*self._asked(), team=self._chance.choice(("voice", "search", "narrow")))
-
-    async def _stream(self) -> None:
-        await self._post(*self._asked(stream=True), team=self._chance.choice(("voice", "search")), name="stream")
-
-    async def _fault(self) -> None:
-        fault, stream = self._chance.choice(FAULTS), self._chance.random() < 0.5
-        await self._post(*self._asked(stream=stream), team="hasty", name=f"fault {fault}", fault=fault)
-
-    async def _leave(self) -> None:
-        path, body = self._asked(stream=True)
-        headers = {"Authorization": f"Bearer {self._house.keys[self._chance.choice(('voice', 'search'))]}"}
-        async with self._session.post(self._house.base_url + path, json=body, headers=headers) as answer:
-            for _ in range(self._chance.randint(0, 20)):
-                await answer.content.readline()
-            answer.close()
-            self.seen["leave: left"] += 1
-
-    async def _refused(self) -> None:
-        path, body = self._asked()
-        wrong = self._chance.choice(({"model": "gpt-none"}, {"model": 7}, {"stream": "yes"}))
-        await self._post(path, body | wrong if self._chance.random() < 0.7 else [body], name="refused")
-
-    async def _upload(self) -> None:
-        if self._chance.random() < 0.5:
-            image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBO" * self._chance.randint(100, 700_000)}}
-            await self._post("/chat/completions", {"model": "gpt-4o", "messages": [{"role": "user", "content": [image]}]}, name="upload")
-            return
-        form = aiohttp.FormData({"model": "whisper-1"})
-        form.add_field("file", b"RIFF" * self._chance.randint(100, 700_000), filename="talk.wav")
-        headers = {"Authorization": f"Bearer {self._house.keys['uploads']}"}
-        async with self._session.post(self._house.base_url + "/audio/transcriptions", data=form, headers=headers) as answer:
-            await answer.read()
-            self.seen[f"upload: {answer.status}"] += 1
-
-    async def _background(self) -> None:
-        body = {"model": "o3", "input": " ".join(self._chance.choices(WORDS, k=9)), "background": True}
-        made = await self._post("/responses", body, name="background")
-        headers = {"Authorization": f"Bearer {self._house.keys['voice']}"}
-        if "id" not in made or self._chance.random() < 0.2:
-            return  # never fetched: it stays unknown
-        for _ in range(3):
-            async with self._session.get(f"{self._house.base_url}/responses/{made['id']}", headers=headers) as answer:
-                await answer.read()
-                self.seen[f"poll: {answer.status}"] += 1
-
-    async def _pipelined(self) -> None:
-        reader, writer = await asyncio.open_connection(self._host, self._port)
-        count = self._chance.randint(2, 6)
-        writer.write(b"".join(self._raw("/embeddings", {"model": "text-embedding-3-small", "input": WORDS[:3]}) for _ in range(count)))
-        for _ in range(count):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            status, length = head.split()[1], re.search(r"content-length: (\d+)", head, re.IGNORECASE)
-            await reader.readexactly(int(length[1]) if length else 0)
-            self.seen[f"pipelined: {status}"] += 1
-        writer.close()
-
-    async def _idle(self) -> None:
-        """A connection that says nothing, or half a head: the gateway ends it."""
-        reader, writer = await asyncio.open_connection(self._host, self._port)
-        if self._chance.random() < 0.5:
-            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: soak\r\n")
-        await reader.read()
-        self.seen["idle: closed"] += 1
-        writer.close()
-
-    async def _slow(self) -> None:
-        """8 MiB of embeddings that are not read, or a byte now and then: the gateway ends it by its write time-out."""
-        client, loop = socket.socket(), asyncio.get_running_loop()
-        with client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.setblocking(False)
-            await loop.sock_connect(client, (self._host, self._port))
-            many = {"model": "text-embedding-3-small", "input": ["a"] * 500, "dimensions": 3072, "encoding_format": "base64"}
-            await loop.sock_sendall(client, self._raw("/embeddings", many))
-            reads = self._chance.random() < 0.5
-            with suppress(ConnectionError):
-                for _ in range(10):
-                    await asyncio.sleep(0.5)
-                    if reads and not await loop.sock_recv(client, 1):
-                        break
-                while await loop.sock_recv(client, 4096):
-                    pass
-            self.seen["slow: ended"] += 1
-
-    def _raw(self, path: str, body: Any) -> bytes:
-        data = json.dumps(body).encode()
-        head = f"POST /v1{path} HTTP/1.1\r\nHost: soak\r\nAuthorization: Bearer {self._house.keys['voice']}\r\nContent-Length: {len(data)}\r\n\r\n"
-        return head.encode() + data
 
 
 async def change_files(house: House, chance: Random) -> None:
@@ -363,9 +236,11 @@ async def drive(clients: Clients, minutes: float, rate: float, chance: Random) -
 async def until_quiet(what: Callable[[], Any], within_s: float = QUIET_S) -> Any:
     """What is left when it is nothing, or when the time is over."""
     end_s = time.monotonic() + within_s
-    while (left := await asyncio.to_thread(what)) and time.monotonic() < end_s:
+    while True:
+        left = await asyncio.to_thread(what)
+        if not left or time.monotonic() > end_s:
+            return left
         await asyncio.sleep(0.5)
-    return left
 
 
 def books_wrong(house: House, whole: set[str]) -> list[str]:
@@ -379,7 +254,7 @@ def books_wrong(house: House, whole: set[str]) -> list[str]:
         costs[entry["usage_source"]] += entry["cost_picousd"] or 0
     by_id = {entry["exchange_id"]: entry for entry in entries}
     wrong += [f"{seen}: a client had it whole, and it is {by_id[seen]['usage_source']}" for seen in whole & by_id.keys()
-              if by_id[seen]["usage_source"] not in ("reported", "unknown")]  # fmt: skip
+              if by_id[seen]["usage_source"] != "reported"]  # fmt: skip
     wrong += [f"{seen}: a client had it whole, and it is in no ledger" for seen in whole - by_id.keys()]
     reported = {entry["exchange_id"] for entry in entries if entry["usage_source"] == "reported"}
     served = sum(line.cost_picousd or 0 for line in account if line.client_request_id in reported)
@@ -394,7 +269,7 @@ async def soak(options: argparse.Namespace, root: Path) -> list[str]:
     """What is wrong at the end; nothing, if all is well."""
     house, chance, kills = House(root), Random(options.seed), list[int]()
     async with house.serving(), aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3)) as session:
-        clients, watch = Clients(house, session, chance), Watch(house)
+        clients, watch = Clients(house.base_url, house.keys, session, chance), Watch(house)
         await clients.act("call")
         await asyncio.sleep(1)
         at_start = {role: open_files(house.pid(role) or 0) for role in ("worker", "books")}
@@ -407,7 +282,8 @@ async def soak(options: argparse.Namespace, root: Path) -> list[str]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(driving, *tasks, return_exceptions=True)
-        wrong = [f"the driver itself failed: {task.exception()!r}" for task in (driving, *tasks) if not task.cancelled() and task.exception()]
+        failed = [task.exception() for task in (driving, *tasks) if not task.cancelled()]
+        wrong = [f"the driver itself failed: {error!r}" for error in failed if error]
         for name, count in sorted(clients.seen.items()):
             print(f"  {name:40}{count:8}")
         wrong += await leftovers(house, at_start)
@@ -427,9 +303,13 @@ async def leftovers(house: House, at_start: dict[str, Counter[str]]) -> list[str
     def left() -> list[str]:
         found = [f"open intent {intent}" for intent in house.ledger.open_intents("w0")]
         for role, files in at_start.items():
-            now = open_files(house.pid(role) or 0)
+            pid = house.pid(role)
+            if pid is None:
+                found.append(f"there is no {role}")
+                continue
+            now = open_files(pid)
             found += [f"{role} holds {now[name]} of {name}, {files[name]} at the start" for name in now if now[name] > files[name]]
-        segments = [path for path in (house.root / "journal" / "w0").iterdir() if path.suffix == ".seg"]
+        segments = [path for path in (house.root / "journal" / "w0").iterdir() if path.suffix == ".journal"]
         found += [f"{len(segments)} journal segments, {SEGMENTS_MAX} are alive"] if len(segments) > SEGMENTS_MAX else []
         return found + [f"spool file {path}" for path in (house.root / "spool").iterdir()]
 
@@ -445,6 +325,8 @@ def memory_wrong(watch: Watch, stored: int) -> list[str]:
             print(f"{role}: memory not judged, it was started again")
             continue
         first, last, growth = found
+        kept = [kib for (of, _), samples in watch.samples.items() if of == role for _, kib in samples]
+        print(f"{role}: KiB now and then: {' '.join(str(kib) for kib in kept[:: len(kept) // 20 + 1])}")
         allowed = GROWTH_KIB_MAX + (stored * OWNER_BYTES // 1024 if role == "worker" else 0)
         print(f"{role}: {first} KiB a third in, {last} KiB at the end; by a fitted line {growth:+} KiB, {allowed} allowed")
         if growth > allowed:
@@ -455,7 +337,7 @@ def memory_wrong(watch: Watch, stored: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--rate", type=float, default=30, help="acts a second; 30 take about a quarter of a core, simulator and clients included")
+    parser.add_argument("--rate", type=float, default=30, help="acts a second; 30 take a quarter of a core for the clients alone")
     parser.add_argument("--kill-every-s", type=float, default=0, help="kill the worker with -9 this often; 0: never")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="leave the folder for a look")

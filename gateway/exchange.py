@@ -26,8 +26,9 @@ from gateway.metering.observers import AnswerObserver
 from gateway.relay.answer import AnswerHead
 from gateway.relay.call import Body, Call, Client
 from gateway.relay.carry import Begun, Carry, End, Tap
+from gateway.relay.connect import NoConnection
 from gateway.relay.head import answer_lines, upstream_head, without_credentials
-from gateway.relay.pool import NoConnection, Pool
+from gateway.relay.pool import Pool
 from gateway.teams.identify import NotIdentified, identify
 
 
@@ -90,6 +91,8 @@ async def _understood(call: Call, facts: Facts, house: House) -> Job | ApiError:
     """Who calls, what for, and how much that may be: read as soon as it is there, and refused and counted at the first no."""
     identity = identify(call.header(b"authorization"), facts.by_key_hash, house.now_us())
     if isinstance(identity, NotIdentified):
+        if call.is_preflight:  # it never has a key. Of origins that may call it is answered before it comes here
+            return _PAGE_REFUSED
         house.tally.turned_away(identity)
         return identity.error
     where = route(call.method, call.path)
@@ -241,6 +244,12 @@ _ACCOUNT_REFUSED = ApiError(
     "OpenAI refuses the key of the account that this gateway uses for your team. Your own key is fine; tell the gateway's operators.",
     code="account_refused",
     should_retry=False,
+)
+_PAGE_REFUSED = ApiError(
+    403,
+    "invalid_request_error",
+    "Pages of this origin may not call the gateway. Its operators list those that may in proxy.cors_origins.",
+    code="origin_not_allowed",
 )
 _JOURNAL_FULL = ApiError(
     503, "server_error", "The gateway cannot write its journal, so it takes no calls. Its operators must make room.", code="journal_full"

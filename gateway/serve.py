@@ -44,7 +44,7 @@ async def serve(config_folder: Path, settings: Settings, *, announce: Callable[[
     """Run books and workers until `stop` is set. The exit status. Raises ServeError when an address cannot be had."""
     _allow_open_files(settings)
     with ExitStack() as stack:
-        proxy = stack.enter_context(_listener(settings.proxy.listen))
+        proxy = stack.enter_context(_listener(settings.proxy.listen[0]))
         admin = stack.enter_context(_listener(settings.admin.listen))
         bound = Bound(_url(proxy, "https" if settings.proxy.tls else "http"), _url(admin, "http"))
         folder = Path(settings.journal_folder)

@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 import socket
-import ssl
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -20,7 +19,8 @@ import uvloop
 from gateway import VERSION, failpoints
 from gateway.admission.limits import TierExcludes, units_for
 from gateway.admission.shares import HOLD_MS_MAX, AccountShares
-from gateway.config.snapshot import Facts, Settings, decode_snapshot
+from gateway.config.snapshot import Settings
+from gateway.config.snapshot_reader import SnapshotReader
 from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, control_path
 from gateway.exchange import exchange
 from gateway.house import House
@@ -31,6 +31,7 @@ from gateway.relay.gate import Gate, gate_of
 from gateway.relay.pool import Pool
 from gateway.server.connection import Bounds, ClientConnection
 from gateway.server.open_connections import OpenConnections
+from gateway.server.tls import RenewableTls, listener_context
 from gateway.stores.memory import MemoryStore
 
 LAG_EVERY_MS = 100
@@ -58,10 +59,13 @@ class Worker:
         self._store = MemoryStore()
         self._shares = AccountShares(self._store, workers=1)
         self._deadlines = Deadlines()
+        self._snapshots = SnapshotReader()
         self._tasks: set[asyncio.Task[str | None]] = set()
         self._connections = OpenConnections()
         self._server: asyncio.Server | None = None
+        self._tls: RenewableTls | None = None
         self._lags_us: list[int] = []
+        self._tended_ms = 0
         self.drained = asyncio.Event()
         hello = Hello(options.name, journal.boot, os.getpid(), VERSION)
         self.control = WorkerControl(control_path(Path(options.journal_folder), options.name), hello, self)
@@ -77,17 +81,22 @@ class Worker:
 
     async def take_snapshot(self, snapshot: bytes) -> None:
         """New facts, from the next exchange on; with the first, begin to serve."""
-        facts, house = Facts(decode_snapshot(snapshot)), self.house
+        facts, house = await self._snapshots.read(snapshot), self.house
         pools: dict[str, Pool] = {}
         for account in facts.accounts.values():  # all of them before one is used: a certificate that cannot be read changes nothing
             kept = house.pools.get(account.name)
             pools[account.name] = kept if kept is not None and kept.account == account else Pool(account, self._loop, self._deadlines)
+        tls = facts.snapshot.settings.proxy.tls
+        renewed = listener_context(tls) if tls is not None else None
         replaced = [pool for name, pool in house.pools.items() if pools.get(name) is not pool]
         house.facts, house.pools = facts, pools
         for pool in replaced:
             pool.retire()
         if self._server is None and not self.drained.is_set():
+            self._tls = RenewableTls(renewed) if renewed is not None else None
             await self._serve(facts.snapshot.settings)
+        elif self._tls is not None and renewed is not None:
+            self._tls.renew(renewed)
 
     def refill(self, spent: tuple[Spent, ...]) -> None:
         """Fill the daily buckets with what the ledger says was used before this process began.
@@ -175,11 +184,7 @@ class Worker:
                 self._loop, bounds, lambda call, client: exchange(call, client, self.house), self._deadlines, self._connections, _broke
             )
 
-        tls = None
-        if settings.tls is not None:
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(settings.tls.certificate_file, settings.tls.key_file)
-            tls.set_alpn_protocols(["http/1.1"])
+        tls = self._tls.listening if self._tls is not None else None
         listener = socket.socket(fileno=self._options.listen_fd)
         self._server = await self._loop.create_server(accept, sock=listener, ssl=tls, backlog=BACKLOG)
         _log.info("serving", worker=self._options.name, boot=self._journal.boot)
@@ -204,7 +209,11 @@ class Worker:
         return gate_of(self.control.owner_of(answer_id), self._tasks)
 
     def _tend(self) -> None:
-        self._shares.tend(time.time_ns() // 1_000_000)
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms < self._tended_ms:
+            self._store.set_back(now_ms)
+        self._tended_ms = now_ms
+        self._shares.tend(now_ms)
         self._loop.call_later(HOLD_MS_MAX / 1000, self._tend)
 
     def _measure_lag(self, due_s: float) -> None:

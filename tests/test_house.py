@@ -24,13 +24,13 @@ FLOORS = (  # ground floor first; a room imports only from floors listed before 
     {"job"},
     {"closing", "house"},
     {"exchange"},
-    {"server", "late", "admin", "simulator"},
+    {"server", "late", "admin", "simulator", "dashboards"},
     {"worker", "books"},
     {"serve"},
     {"cli"},
     {"__main__"},
 )
-PURE = {"units", "errors", "catalogue", "teams", "metering", "pricing", "admission", "endpoints"}
+PURE = {"units", "errors", "catalogue", "teams", "metering", "pricing", "admission", "endpoints", "dashboards"}
 FORBIDDEN_IN_PURE = {"aiohttp", "redis", "prometheus_client", "asyncio", "time", "os", "logging", "yaml", "socket", "structlog"}
 UNNAMED = {"utils", "helpers", "common", "base", "misc", "core"}
 MODULES = sorted(path.relative_to(HOUSE) for path in HOUSE.rglob("*.py") if "shipped" not in path.parts)

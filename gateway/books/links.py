@@ -89,7 +89,9 @@ class Links:
                 _log.error("configuration_not_taken", worker=link.worker, reason=answer.reason)
             elif refill is not None:
                 self._send(link, refill)
-        except (WorkerAway, ValueError) as error:
+        except WorkerAway as error:  # it died meanwhile, and is greeted again when it is back
+            _log.warning("worker_not_greeted", worker=link.worker, reason=str(error))
+        except ValueError as error:
             _log.error("worker_not_greeted", worker=link.worker, reason=str(error))
 
     def on_report(self, link: WorkerLink, report: Report) -> None:

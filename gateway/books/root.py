@@ -21,7 +21,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from gateway import VERSION
-from gateway.admin import Check, LimitsShown, Reloaded, make_app
+from gateway.admin import Check, Level, LimitsShown, Reloaded, make_app
 from gateway.books.bookkeeper import Bookkeeper
 from gateway.books.follow import Follower
 from gateway.books.links import Links
@@ -127,7 +127,9 @@ class Books:
     def on_pass(self) -> None:
         """After each look at the journals."""
         self.links.follow_living()
-        self._live.degraded({check.name: check.state for check in self.readiness() if check.state != "ok"})
+        checks = self.readiness()
+        ready = all(check.level is not Level.FAILED for check in checks)
+        self._live.readiness({check.name: check.state for check in checks if check.state != "ok"}, ready=ready)
 
     async def show_limits(self) -> None:
         """Keep the limits' gauges fresh, for ever."""

@@ -5,7 +5,7 @@ arguments. Must never know the network, the stores or what a snapshot is used fo
 A bad file changes nothing: `load` returns the problems, and the caller keeps what it has.
 
     documents    YAML text to plain values, with the line of each      substitute   ${NAME} in strings
-    fields       how one value is written (dollars, listeners, ...)     proxy_of_environment   HTTPS_PROXY for an account
+    fields       how one value is written (dollars, listeners, ...)     http_proxy   `proxy_url`, or HTTPS_PROXY
     gateway_file, team_file   what gateway.yaml and a team file may say
     files        which files there are, and reading only those that changed
     settings     gateway.yaml to `Settings`, secrets read      certificates   tried as the workers will use them

@@ -15,6 +15,8 @@ from gateway.config.snapshot import Listen
 from gateway.units import PICOUSD_PER_USD
 
 USD_MAX = 9_000_000  # pico-dollars must fit 63 bits
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
+_OWN_PORTS = {"http": ":80", "https": ":443"}
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -118,8 +120,28 @@ def parse_listen(value: object) -> Listen:
     return Listen(host, int(port))
 
 
-def _url(value: object, schemes: tuple[str, ...], userinfo: bool) -> str:
-    hint = f"an address is written as {' or '.join(f'{scheme}://host' for scheme in schemes)}[:port][/path]"
+def parse_origin(value: object) -> str:
+    """ "https://app.example.com", "http://localhost:5173" or "*", as browsers write it: in lower case, without the scheme's own port."""
+    found = _ORIGIN.fullmatch(value.lower()) if isinstance(value, str) else None
+    if value == "*" or (found and int(found[3] or 0) <= 65_535):
+        origin = value.lower()
+        return origin.removesuffix(_OWN_PORTS.get(found[1], "no port")) if found else origin
+    raise ValueError('an origin is written as browsers send it, https://app.example.com or http://localhost:5173, without a path; "*": any')
+
+
+def parse_socket_mode(value: object) -> int:
+    """ "0660" to 0o660."""
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+        raise ValueError('a mode is written in quotes, as "0660"')
+    return int(value, 8)
+
+
+def _one_or_many(value: object) -> object:
+    return value if isinstance(value, list) else (value,)
+
+
+def _base_url(value: object) -> str:
+    hint = "an address is written as https://host or http://host[:port][/path]"
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(hint)
     try:
@@ -127,20 +149,11 @@ def _url(value: object, schemes: tuple[str, ...], userinfo: bool) -> str:
         port_fits = parts.port != 0
     except ValueError:
         raise ValueError(hint) from None
-    if parts.scheme not in schemes or not parts.hostname or not port_fits:
+    if parts.scheme not in ("https", "http") or not parts.hostname or not port_fits:
         raise ValueError(hint)
-    if "?" in value or "#" in value or (parts.username is not None and not userinfo):
+    if "?" in value or "#" in value or parts.username is not None:
         raise ValueError("no query, fragment or credentials are allowed in this address")
     return value.rstrip("/")
-
-
-def _base_url(value: object) -> str:
-    return _url(value, ("https", "http"), userinfo=False)
-
-
-def parse_proxy_url(value: object) -> str | None:
-    """An HTTP proxy's address, which may carry credentials; None for none."""
-    return None if value is None or value == "" else _url(value, ("http", "https"), userinfo=True)
 
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_whole)]
@@ -165,10 +178,22 @@ ListenText = Annotated[
     PlainValidator(parse_listen),
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080", "[::1]:8080", "unix:/run/gateway.sock"]}),
 ]
-BaseUrl = Annotated[str, PlainValidator(_base_url), WithJsonSchema({"type": "string", "examples": ["https://api.openai.com/v1"]})]
-ProxyUrl = Annotated[
-    str | None, PlainValidator(parse_proxy_url), WithJsonSchema({"type": ["string", "null"], "examples": ["http://proxy:3128"]})
+ListenTexts = Annotated[
+    tuple[ListenText, ...],
+    BeforeValidator(_one_or_many),
+    Field(min_length=1, max_length=16),
+    WithJsonSchema(
+        {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1, "examples": ["127.0.0.1:8080", ["[::]:8080"]]}
+    ),
 ]
+Origins = Annotated[
+    tuple[Annotated[str, PlainValidator(parse_origin)], ...],
+    BeforeValidator(_one_or_many),
+    Field(max_length=1_000),
+    WithJsonSchema({"type": ["string", "array"], "items": {"type": "string"}, "examples": [["https://app.example.com"], "*"]}),
+]
+SocketMode = Annotated[int, PlainValidator(parse_socket_mode), WithJsonSchema({"type": "string", "pattern": "^0?[0-7]{3}$"})]
+BaseUrl = Annotated[str, PlainValidator(_base_url), WithJsonSchema({"type": "string", "examples": ["https://api.openai.com/v1"]})]
 
 
 def default(value: Any, description: str) -> Any:

@@ -13,13 +13,16 @@ from gateway.config.fields import (
     Count,
     CountOrZero,
     ListenText,
+    ListenTexts,
     Milliseconds,
     Name,
-    ProxyUrl,
+    Origins,
     Section,
     SegmentBytes,
+    SocketMode,
     default,
 )
+from gateway.config.http_proxy import ProxyUrl
 
 
 class TlsSection(Section):
@@ -32,15 +35,26 @@ class TlsSection(Section):
 class ProxySection(Section):
     """The listener that applications call, and its bounds."""
 
-    listen: ListenText = default("127.0.0.1:8080", "Where applications connect: host:port, [::1]:port or unix:/path. Port 0: any free one.")
-    tls: TlsSection | None = Field(None, description="Certificate and key; without, the listener speaks plain HTTP.")
+    listen: ListenTexts = default(
+        "127.0.0.1:8080",
+        "Where applications connect: host:port, [::1]:port or unix:/path, or a list of these. Port 0: any free one. "
+        "[::] takes IPv4 too, unless an IPv4 address with its port is listed beside it.",
+    )
+    socket_mode: SocketMode = default("0660", "Who may connect to a Unix socket: its file's mode, in quotes.")
+    tls: TlsSection | None = Field(
+        None, description="Certificate and key; without, the listener speaks plain HTTP. Unix sockets always do. A renewed file is taken."
+    )
+    cors_origins: Origins = default(
+        [],
+        'Origins whose pages may call from a browser, as "https://app.example.com"; "*": any. Empty: none. Keys are needed all the same.',
+    )
     head_bytes_max: Bytes = Field(65_536, description="Largest request line and headers, bytes; more is answered 431.")
     body_bytes_max: Bytes = Field(67_108_864, description="Largest request body, bytes; more is answered 413.")
     head_timeout_ms: Milliseconds = Field(30_000, description="How long a client may take to send its headers.")
     body_timeout_ms: Milliseconds = Field(120_000, description="Longest silence inside a request body.")
     idle_timeout_ms: Milliseconds = Field(75_000, description="When an unused client connection is closed.")
     write_timeout_ms: Milliseconds = Field(120_000, description="How long a client may take nothing of its answer.")
-    drain_timeout_ms: Milliseconds = Field(30_000, description="How long exchanges may finish after SIGTERM.")
+    drain_timeout_ms: Milliseconds = Field(30_000, description="How long exchanges may finish after SIGTERM or SIGUSR2.")
     connections_max: Count = Field(10_000, description="Open client connections per worker.")
 
 
@@ -63,8 +77,12 @@ class AccountSection(Section):
     project: str | None = Field(None, description="Sent as OpenAI-Project.")
     data_residency: bool = Field(False, description="The account is served from a data-residency host: prices with an uplift carry it.")
     ca_file: str | None = Field(None, description="PEM file of certificate authorities to trust instead of the system's.")
+    client_certificate: str | None = Field(None, description="PEM file of the certificate chain to show to an upstream that asks for one.")
+    client_key: str | None = Field(None, description="PEM file of the private key of `client_certificate`, without a password.")
     proxy_url: ProxyUrl = default(
-        None, 'HTTP proxy towards this account. Left out: HTTPS_PROXY and NO_PROXY of the environment decide; "": none.'
+        None,
+        "HTTP proxy on the way to this account: http://[user:password@]host[:port], or `file:/path` of it. Left out: HTTPS_PROXY, "
+        'HTTP_PROXY (of an http:// base_url) and NO_PROXY of the environment decide; "": none.',
     )
     connections_max: Count = Field(1_000, description="Connections to this account per worker.")
     idle_timeout_ms: Milliseconds = Field(30_000, description="When an unused connection to the account is closed.")

@@ -12,7 +12,7 @@ import msgspec
 KeyPath = tuple[str | int, ...]
 Severity = Literal["error", "warning"]
 
-_SECRET_KEYS = {"api_key", "token"}
+_SECRET_KEYS = {"api_key", "token", "proxy_url"}
 _FOUND_CHARACTERS_MAX = 80
 _USERINFO = re.compile(r"://\S*@")
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -13,12 +14,12 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from gateway.config.certificates import ca_file_problem, tls_problem
-from gateway.config.fields import parse_proxy_url
+from gateway.config.documents import FILE_BYTES_MAX
 from gateway.config.files import Reader
 from gateway.config.gateway_file import AccountSection, GatewayFile, TlsSection
+from gateway.config.http_proxy import is_loopback, parse_http_proxy, proxy_of_environment
 from gateway.config.problems import Findings, KeyPath, Source
-from gateway.config.proxy_of_environment import is_loopback, proxy_of
-from gateway.config.snapshot import Account, AdminSettings, EstimateSettings, Listen, ProxySettings, Secret, Settings, Tls
+from gateway.config.snapshot import Account, AdminSettings, EstimateSettings, HttpProxy, Listen, ProxySettings, Secret, Settings, Tls
 from gateway.config.watch import Stamps, stamp_of
 
 Purpose = Literal["check", "serve", "demo"]
@@ -43,8 +44,7 @@ class SettingsReader:
         """The settings; where a problem was noted they are not to be used."""
         self._refuse_what_is_not_there(file)
         proxy, admin = file.proxy, file.admin
-        if proxy.listen == admin.listen and (proxy.listen.port or proxy.listen.path):
-            self.findings.add(self.source, ("admin", "listen"), "is the address of proxy.listen, each needs its own", show=True)
+        self._addresses_of_their_own(proxy.listen, admin.listen)
         token = self._secret(("admin", "token"), admin.token)
         if not token.value and admin.listen.host and not is_loopback(admin.listen.host):
             message = "is empty: other machines are refused, although admin.listen is open to them"
@@ -53,6 +53,8 @@ class SettingsReader:
             proxy=ProxySettings(
                 listen=proxy.listen,
                 tls=self._tls(proxy.tls) if proxy.tls else None,
+                socket_mode=proxy.socket_mode,
+                cors_origins=proxy.cors_origins,
                 head_bytes_max=proxy.head_bytes_max,
                 body_bytes_max=proxy.body_bytes_max,
                 head_timeout_ms=proxy.head_timeout_ms,
@@ -74,6 +76,15 @@ class SettingsReader:
             metrics_series_max=file.metrics.series_max,
         )
 
+    def _addresses_of_their_own(self, proxy: tuple[Listen, ...], admin: Listen) -> None:
+        written = self.source.written(("proxy", "listen"))
+        for number, listen in enumerate(proxy):
+            if listen in proxy[:number] and (listen.port or listen.path):
+                path: KeyPath = ("proxy", "listen", number) if isinstance(written, list) else ("proxy", "listen")
+                self.findings.add(self.source, path, "is there twice", show=True)
+        if admin in proxy and (admin.port or admin.path):
+            self.findings.add(self.source, ("admin", "listen"), "is the address of proxy.listen, each needs its own", show=True)
+
     def _refuse_what_is_not_there(self, file: GatewayFile) -> None:
         if file.limits.store != "memory":
             self._refuse(("limits", "store"), "this version keeps limits only in `memory`", "memory")
@@ -89,7 +100,7 @@ class SettingsReader:
     def _refuse(self, path: KeyPath, message: str, allowed: str) -> None:
         self.findings.add(self.source, path, message, allowed=allowed)
 
-    def _account(self, name: str, section: AccountSection, listen: Listen) -> Account:
+    def _account(self, name: str, section: AccountSection, listen: tuple[Listen, ...]) -> Account:
         path: KeyPath = ("accounts", name)
         key = self._secret((*path, "api_key"), section.api_key)
         parts = urlsplit(section.base_url)
@@ -99,14 +110,13 @@ class SettingsReader:
         if parts.scheme == "http" and not local:
             message = "sends the account's key unencrypted; use https:// where the network is not your own"
             self.findings.add(self.source, (*path, "base_url"), message, severity="warning")
-        if local and listen.port and parts.port == listen.port:  # OPENAI_BASE_URL set for an application, in the gateway's own shell
+        if local and parts.port and parts.port in [own.port for own in listen]:  # OPENAI_BASE_URL of an application, in the gateway's shell
             message = "is this gateway's own address (proxy.listen), so no call would ever reach OpenAI"
             self.findings.add(self.source, (*path, "base_url"), message, show=True)
         if not parts.path.endswith("/v1"):
             message = "does not end in /v1, where OpenAI's API is"
             self.findings.add(self.source, (*path, "base_url"), message, show=True, severity="warning")
-        if section.ca_file:
-            self._ca_file((*path, "ca_file"), section.ca_file)
+        ca_file, ca_digest = self._ca_file((*path, "ca_file"), section.ca_file) if section.ca_file else (None, "")
         for header in ("organization", "project"):
             if not re.fullmatch(r"[!-~]*", getattr(section, header) or ""):
                 self.findings.add(self.source, (*path, header), "must be visible ASCII characters, since it goes into a header", show=True)
@@ -118,8 +128,10 @@ class SettingsReader:
             organization=section.organization or None,
             project=section.project or None,
             data_residency=section.data_residency,
-            ca_file=section.ca_file.removeprefix("file:") if section.ca_file else None,
-            proxy_url=self._proxy(path, section),
+            ca_file=ca_file,
+            ca_digest=ca_digest,
+            client_certificate=self._client_certificate(path, section),
+            http_proxy=self._http_proxy(path, section),
             connections_max=section.connections_max,
             idle_timeout_ms=section.idle_timeout_ms,
             connect_timeout_ms=section.connect_timeout_ms,
@@ -127,18 +139,22 @@ class SettingsReader:
             stall_timeout_ms=section.stall_timeout_ms,
         )
 
-    def _proxy(self, path: KeyPath, section: AccountSection) -> str | None:
-        written = "proxy_url" in section.model_fields_set
+    def _http_proxy(self, path: KeyPath, section: AccountSection) -> HttpProxy | None:
+        if "proxy_url" not in section.model_fields_set:
+            found = proxy_of_environment(section.base_url, self.env)
+            try:
+                return parse_http_proxy(found[1]) if found else None
+            except ValueError as error:
+                self.findings.add(self.source, path, f"{found[0] if found else ''} of the environment cannot be used: {error}")
+                return None
+        if not isinstance(section.proxy_url, str):
+            return section.proxy_url
+        content = self._content((*path, "proxy_url"), section.proxy_url.removeprefix("file:"))
         try:
-            proxy_url = section.proxy_url if written else parse_proxy_url(proxy_of(section.base_url, self.env))
+            return parse_http_proxy(content.decode("latin-1").strip()) if content is not None else None
         except ValueError as error:
-            self.findings.add(self.source, path, f"HTTPS_PROXY of the environment cannot be used: {error}")
+            self.findings.add(self.source, (*path, "proxy_url"), f"what the file it names holds cannot be used: {error}")
             return None
-        if proxy_url:
-            what = "is" if written else "HTTPS_PROXY of the environment is"
-            message = f"{what} read but not used in this version: the account is called directly"
-            self.findings.add(self.source, (*path, "proxy_url") if written else path, message, severity="warning")
-        return proxy_url
 
     def _no_key(self, path: KeyPath) -> None:
         named = _VARIABLE_NAME.match(str(self.source.written(path) or ""))
@@ -146,24 +162,41 @@ class SettingsReader:
         message = f"there is no key for this account, so every call would fail; {todo}"
         self.findings.add(self.source, path, message, severity="error" if self.purpose == "serve" else "warning")
 
-    def _ca_file(self, path: KeyPath, written: str) -> None:
-        named, readable = self._named_file(path, written)
-        if readable and (message := ca_file_problem(named)):
+    def _ca_file(self, path: KeyPath, written: str) -> tuple[str, str]:
+        """Its path, and the digest of what it holds."""
+        named = written.removeprefix("file:")
+        content = self._content(path, named)
+        if content is not None and (message := ca_file_problem(named)):
             self.findings.add(self.source, path, message)
+        return named, _digest(content)
+
+    def _client_certificate(self, path: KeyPath, section: AccountSection) -> Tls | None:
+        certificate, key = section.client_certificate, section.client_key
+        for has, has_not, one, other in (
+            (certificate, key, "client_certificate", "client_key"),
+            (key, certificate, "client_key", "client_certificate"),
+        ):
+            if has and not has_not:
+                self.findings.add(self.source, (*path, one), f"needs {other} too")
+        if not certificate or not key:
+            return None
+        if not section.base_url.startswith("https:"):
+            message = "is never shown, since base_url is not https://"
+            self.findings.add(self.source, (*path, "client_certificate"), message, severity="warning")
+        return self._pair((*path, "client_certificate"), certificate, (*path, "client_key"), key)
 
     def _tls(self, section: TlsSection) -> Tls:
-        path: KeyPath = ("proxy", "tls")
-        certificate, certificate_readable = self._named_file((*path, "certificate"), section.certificate)
-        key, key_readable = self._named_file((*path, "key"), section.key)
-        if certificate_readable and key_readable and (problem := tls_problem(certificate, key)):
-            part, message = problem
-            self.findings.add(self.source, (*path, part), message)
-        return Tls(certificate_file=certificate, key_file=key)
+        return self._pair(("proxy", "tls", "certificate"), section.certificate, ("proxy", "tls", "key"), section.key)
 
-    def _named_file(self, path: KeyPath, written: str) -> tuple[str, bool]:
-        """The path, and whether the file can be read: a problem is noted when it cannot."""
-        named = written.removeprefix("file:")
-        return named, self._content(path, named) is not None
+    def _pair(self, certificate_path: KeyPath, certificate: str, key_path: KeyPath, key: str) -> Tls:
+        """A certificate and its key, tried together."""
+        files = [(path, written.removeprefix("file:")) for path, written in ((certificate_path, certificate), (key_path, key))]
+        contents = [self._content(path, file) for path, file in files]
+        (_, certificate_file), (_, key_file) = files
+        if None not in contents and (problem := tls_problem(certificate_file, key_file)):
+            part, message = problem
+            self.findings.add(self.source, certificate_path if part == "certificate" else key_path, message)
+        return Tls(certificate_file, key_file, _digest(*contents))
 
     def _secret(self, path: KeyPath, written: SecretStr) -> Secret:
         text = written.get_secret_value()
@@ -185,10 +218,18 @@ class SettingsReader:
         try:
             if not named or os.path.isdir(named):
                 raise FileNotFoundError
-            return self.read(file)
+            content = self.read(file)
+            if len(content) <= FILE_BYTES_MAX:
+                return content
+            self.findings.add(self.source, path, f"the file {named!r} is larger than {FILE_BYTES_MAX} bytes")
         except FileNotFoundError:
             self.findings.add(self.source, path, f"there is no file {named!r}")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             self.findings.add(self.source, path, f"the file {named!r} cannot be read: {reason}")
         return None
+
+
+def _digest(*contents: bytes | None) -> str:
+    """The same for the same contents; short, since it is compared and not trusted."""
+    return sha256(b"".join(sha256(content or b"").digest() for content in contents)).hexdigest()[:16]

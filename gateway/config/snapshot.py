@@ -5,12 +5,18 @@ Books read and check the files and send this value to the workers; a worker make
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from zlib import crc32
+
 import msgspec
 
 from gateway.admission import Limit
 from gateway.admission.limits import TierExcludes, limits_for
 from gateway.catalogue import Card, Catalogue
 from gateway.teams import Identity, Key, Team
+
+SLICE_TEAMS = 64  # on average: half a millisecond to decode
+SLICE_TEAMS_MAX = 4 * SLICE_TEAMS
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -31,17 +37,20 @@ class Listen(msgspec.Struct, frozen=True):
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """Certificate chain and key files (PEM)."""
+    """Certificate chain and key files (PEM). With other contents it is another value, so that a renewed certificate is taken."""
 
     certificate_file: str
     key_file: str
+    digest: str = ""  # of what both held when they were checked
 
 
 class ProxySettings(msgspec.Struct, frozen=True):
     """The data plane's listener and its bounds."""
 
-    listen: Listen
-    tls: Tls | None = None
+    listen: tuple[Listen, ...]
+    tls: Tls | None = None  # on TCP; Unix sockets speak plain HTTP
+    socket_mode: int = 0o660
+    cors_origins: tuple[str, ...] = ()  # "https://app.example.com", or "*" for any
     head_bytes_max: int = 65_536
     body_bytes_max: int = 67_108_864  # JSON bodies with images inside run to tens of megabytes
     head_timeout_ms: int = 30_000
@@ -50,6 +59,14 @@ class ProxySettings(msgspec.Struct, frozen=True):
     write_timeout_ms: int = 120_000  # a client that takes nothing for so long is gone
     drain_timeout_ms: int = 30_000
     connections_max: int = 10_000
+
+
+class HttpProxy(msgspec.Struct, frozen=True):
+    """The HTTP proxy on the way to an account. It opens a tunnel (CONNECT), and what it says itself is never taken for OpenAI's answer."""
+
+    host: str
+    port: int
+    authorization: Secret = Secret("")  # the value of Proxy-Authorization; empty: none is sent
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -63,7 +80,9 @@ class Account(msgspec.Struct, frozen=True):
     project: str | None = None
     data_residency: bool = False
     ca_file: str | None = None
-    proxy_url: str | None = None  # HTTPS_PROXY for this account
+    ca_digest: str = ""  # of what it held when it was checked, as `Tls.digest`
+    client_certificate: Tls | None = None  # shown to the upstream that asks for one
+    http_proxy: HttpProxy | None = None  # `proxy_url`, or HTTPS_PROXY of the environment
     connections_max: int = 1_000
     idle_timeout_ms: int = 30_000
     connect_timeout_ms: int = 10_000
@@ -128,14 +147,47 @@ class Snapshot(msgspec.Struct, frozen=True):
     learned_input_tokens: dict[str, int] = {}  # p95 of calls whose input is kept at OpenAI, by the same key
 
 
+class Sliced(msgspec.Struct, frozen=True, array_like=True):
+    """What goes over the control socket: a snapshot without its teams, and slices of its teams, each encoded by itself."""
+
+    snapshot: Snapshot
+    slices: tuple[bytes, ...]
+
+
 def encode_snapshot(snapshot: Snapshot) -> bytes:
-    """As MessagePack, secrets included: for the control socket only."""
-    return msgspec.msgpack.encode(snapshot)
+    """As MessagePack, secrets included: for the control socket only. `SnapshotReader` reads it slice by slice."""
+    slices = tuple(msgspec.msgpack.encode(teams) for teams in _sliced(snapshot.teams))
+    return msgspec.msgpack.encode(Sliced(msgspec.structs.replace(snapshot, teams=()), slices))
 
 
 def decode_snapshot(encoded: bytes) -> Snapshot:
-    """What `encode_snapshot` made; msgspec.DecodeError (ValidationError included) on anything else."""
-    return msgspec.msgpack.decode(encoded, type=Snapshot)
+    """What `encode_snapshot` made, at once; msgspec.DecodeError (ValidationError included) on anything else."""
+    sliced = msgspec.msgpack.decode(encoded, type=Sliced)
+    return msgspec.structs.replace(sliced.snapshot, teams=tuple(team for raw in sliced.slices for team in decode_teams(raw)))
+
+
+def decode_teams(encoded: bytes) -> tuple[Team, ...]:
+    """One slice; msgspec.DecodeError on anything else."""
+    return _TEAMS.decode(encoded)
+
+
+def identities_of(teams: Iterable[Team]) -> dict[str, Identity]:
+    """Whom each key names, by its hash."""
+    return {key.hash: Identity(team, key) for team in teams for key in team.keys}
+
+
+def _sliced(teams: tuple[Team, ...]) -> Iterator[tuple[Team, ...]]:
+    """Cut behind teams whose name says so, and not by count: one that comes or goes moves no other cut."""
+    begin = 0
+    for end, team in enumerate(teams, start=1):
+        if crc32(team.name.encode()) % SLICE_TEAMS == 0 or end - begin == SLICE_TEAMS_MAX:
+            yield teams[begin:end]
+            begin = end
+    if begin < len(teams):
+        yield teams[begin:]
+
+
+_TEAMS = msgspec.msgpack.Decoder(tuple[Team, ...])
 
 
 class Facts:
@@ -143,9 +195,10 @@ class Facts:
 
     __slots__ = ("_limits", "accounts", "by_key_hash", "cards", "snapshot", "tiers")
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, by_key_hash: dict[str, Identity] | None = None) -> None:
+        """`by_key_hash`: where it was made already."""
         self.snapshot = snapshot
-        self.by_key_hash: dict[str, Identity] = {key.hash: Identity(team, key) for team in snapshot.teams for key in team.keys}
+        self.by_key_hash: dict[str, Identity] = identities_of(snapshot.teams) if by_key_hash is None else by_key_hash
         self.cards: dict[str, Card] = snapshot.catalogue.by_name()
         self.accounts: dict[str, Account] = {account.name: account for account in snapshot.settings.accounts}
         self._limits: dict[tuple[str, str, str | None], tuple[Limit, ...] | TierExcludes] = {}  # by team, key, model: found once

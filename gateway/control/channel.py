@@ -41,7 +41,7 @@ class Channel(Generic[Received]):
             return self._decoder.decode(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, OSError) as error:
             raise ChannelLost("the other end closed") from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ChannelLost(f"not a message: {error}") from error
 
     def send(self, message: msgspec.Struct) -> None:

@@ -48,7 +48,7 @@ class ModelsFilter:
             if not self._too_large:
                 listed = msgspec.json.decode(self._body, type=_List).data
                 items = [bytes(raw) for raw in listed if self._may_see(msgspec.json.decode(raw, type=_Model).id)]
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             items = []
         return b'{"object":"list","data":[%b]}' % b",".join(items)
 

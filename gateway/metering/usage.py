@@ -309,7 +309,7 @@ def _read_whole_floats(decoder: msgspec.json.Decoder[_Told], reported: Json) -> 
     """Once more, with numbers like 12.0 taken for the integers they are."""
     try:
         return msgspec.convert(_integers(_ANY.decode(reported)), decoder.type)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidOperation) as wrong:
         raise MeteringLost(f"usage cannot be read: {wrong}") from wrong
 
 

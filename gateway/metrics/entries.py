@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from gateway.catalogue import Card
 from gateway.config.snapshot import Snapshot
 from gateway.journal.records import Entry
 from gateway.metrics.costs import CostClasses
 from gateway.metrics.distribution import Distribution
 from gateway.metrics.families import OTHER, Families, Series
+from gateway.pricing import cost_class
 from gateway.units import PICOUSD_PER_USD, Meter
 
 Name = TypeVar("Name", bound=str)
@@ -35,7 +37,8 @@ TOKENS = {
 CACHE_READ = {Meter.CACHED_TEXT, Meter.CACHED_AUDIO, Meter.CACHED_IMAGE}
 CACHE_WRITE = {Meter.CACHE_WRITE_TEXT, Meter.CACHE_WRITE_12H_TEXT}
 
-KNOWN_OPERATIONS: tuple[str, ...] = ("chat/completions", "responses")
+KNOWN_OPERATIONS: tuple[str, ...] = ("chat/completions", "responses", "embeddings")
+KNOWN_OUTCOMES = (("2xx", "ok"), ("429", "rejected"), ("5xx", "upstream_error"))
 KNOWN_AT_START_SHARE = 2  # at most 1/2 of a family's series are made before they are needed
 
 
@@ -61,7 +64,7 @@ class EntryMetrics:
     def configure(self, snapshot: Snapshot) -> None:
         """Take the label values of a configuration, and show the series it makes likely as 0.
 
-        Without that, increase() misses the first step of a series that is born at 1. Teams with `*` are left out: too many.
+        Without that, increase() misses the first step of a series that is born with it. Teams with `*` are left out: too many.
         """
         self._teams = frozenset(team.name for team in snapshot.teams)
         self._accounts = frozenset(account.name for account in snapshot.settings.accounts)
@@ -72,22 +75,32 @@ class EntryMetrics:
         for team in snapshot.teams:
             models = {self._models[name] for name in team.models if name in self._models}
             for model in sorted(models):
-                operations = [operation for operation in KNOWN_OPERATIONS if operation in cards[model].endpoints]
-                room -= 3 * len(operations)
+                room -= self._make_known(team.name, cards[model], room)
                 if room < 0:
                     return
-                self._make_known(team.name, model, operations)
 
-    def _make_known(self, team: str, model: str, operations: list[str]) -> None:
-        to = self._to
-        for operation in operations:
-            to.requests.child(team, model, operation, "2xx", "ok")
-            to.requests.child(team, model, operation, "429", "rejected")
-            to.requests.child(team, model, operation, "5xx", "upstream_error")
-        for direction in ("input", "output"):
-            to.tokens.child(team, model, direction, "text")
-            to.cost.child(team, model, direction)
+    def _make_known(self, team: str, card: Card, room: int) -> int:
+        """Show what the card has a price for as 0, if no family gets more than `room` series by it; how many one gets at most."""
+        to, model = self._to, card.model
+        operations = [operation for operation in KNOWN_OPERATIONS if operation in card.endpoints]
+        priced = [meter for meter in (card.prices[-1].standard if card.prices else {}) if meter in TOKENS]
+        requests = [(operation, *ended) for operation in operations for ended in KNOWN_OUTCOMES]
+        tokens, classes = {TOKENS[meter] for meter in priced}, {cost_class(meter) for meter in priced}
+        most = max(len(requests), len(tokens), len(classes))
+        if most > room:
+            return most
+        for request in requests:
+            to.requests.child(team, model, *request)
+        for kind in sorted(tokens):
+            to.tokens.child(team, model, *kind)
+        for name in sorted(classes):
+            to.cost.child(team, model, name.value)
+        if CACHE_READ.intersection(priced):
+            to.tokens_detail.child(team, model, "cache_read")
+        if card.reasoning:
+            to.tokens_detail.child(team, model, "reasoning")
         to.unpriced.child(model, "missing_price")
+        return most
 
     def model_label(self, name: str | None) -> str:
         """The card's model for any of its names; `other` for what the catalogue does not know, `none` for no model."""
@@ -146,7 +159,7 @@ class EntryMetrics:
         _observe(to.duration, (model, first.endpoint, "true" if first.streamed else "false"), seconds)
         _observe(to.team_duration, (team,), seconds)
         timings = [entry.timings_us for entry in group]
-        _observe(to.overhead, ("total",), [each["overhead"] / 1e6 for each in timings if "overhead" in each])
+        _observe(to.overhead, (), [each["overhead"] / 1e6 for each in timings if "overhead" in each])
         upstream = [(each["last"] - each["sent"]) / 1e6 for each in timings if "last" in each and "sent" in each]
         _observe(to.upstream_duration, (self._account_label(first.account), model), upstream)
         if first.streamed:
@@ -192,8 +205,8 @@ class EntryMetrics:
                 self._to.tokens_detail.child(team, model, DETAILS[name]).inc(count)
 
     def _count_cost(self, team: str, model: str, picousd: Mapping[str, int]) -> None:
-        for cost_class, cost_picousd in picousd.items():
-            self._to.cost.child(team, model, cost_class).inc(cost_picousd / PICOUSD_PER_USD)
+        for kind, cost_picousd in picousd.items():
+            self._to.cost.child(team, model, kind).inc(cost_picousd / PICOUSD_PER_USD)
 
 
 def _observe(series: Series[Distribution], labels: tuple[str, ...], values: list[float]) -> None:

@@ -26,7 +26,7 @@ FIRST_TOKEN_BUCKETS = (
 PER_TOKEN_BUCKETS = (0.001, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 TEAM_DURATION_BUCKETS = (0.25, 1, 2.5, 5, 10, 30, 60, 120)  # few on purpose: there are many teams
 BODY_BUCKETS = (256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216)
-OVERHEAD_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+OVERHEAD_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)  # the last: overload
 TOKENS_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)
 ESTIMATE_ERROR_BUCKETS = (-0.9, -0.5, -0.25, -0.1, -0.05, 0, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
 LOOP_LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -54,6 +54,7 @@ class Series(Generic[Metric]):
         self._make: Callable[..., Metric] = make
         self._remove = remove
         self._series_max, self._overflow = series_max, overflow
+        self.labels = tuple(labels)
         self._open = tuple(label in OPEN_LABELS for label in labels)
         self._children: dict[tuple[str, ...], Metric] = {}
         self.lines_each = lines_each
@@ -101,12 +102,15 @@ class Families:
     def __init__(self, series_max: int) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the lines
         self.registry = CollectorRegistry()
-        self._series_max = series_max
+        self.series_max = series_max
         self._all: list[Series[Any]] = []
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.GCCollector(registry=self.registry)
         self._overflow = Counter(
-            "gateway_metrics_overflow", "Samples folded into label value other by the series cap", ("metric",), registry=self.registry
+            "gateway_metrics_overflow",
+            "Samples folded into label value other, or left out, by the series cap",
+            ("metric",),
+            registry=self.registry,
         )
         Gauge("gateway_metrics_series", "Series this process keeps", registry=self.registry).set_function(self.series_count)
         self._make_traffic()
@@ -136,7 +140,9 @@ class Families:
         )
         self.team_duration = histogram("gateway_team_request_duration_seconds", "Coarse latency of a team", TEAM_DURATION_BUCKETS, "team")
         self.body = histogram("gateway_request_body_bytes", "Request body size", BODY_BUCKETS, "operation")
-        self.overhead = histogram("gateway_overhead_seconds", "Time the gateway itself adds", OVERHEAD_BUCKETS, "phase")
+        self.overhead = histogram(
+            "gateway_overhead_seconds", "Time the gateway itself adds to a call, without waits for client or upstream", OVERHEAD_BUCKETS
+        )
         self.upstream_duration = histogram(
             "gateway_upstream_duration_seconds", "Request sent to last upstream byte", DURATION_BUCKETS, "account", "model"
         )
@@ -163,8 +169,10 @@ class Families:
     def _make_limits(self) -> None:
         counter, gauge = self._counter, self._gauge
         self.limit_decisions = counter("gateway_limit_decisions", "Decisions by limit", "team", "limit", "decision")
-        self.limit_value = gauge("gateway_limit_value", "Configured limit", "team", "limit", "scope")
-        self.limit_used = gauge("gateway_limit_used_ratio", "Used share of the limit now, 0..1", "team", "limit", "scope")
+        self.limit_value = gauge(
+            "gateway_limit_value", "Limits in use: calls or tokens each allows in its period", "team", "limit", "scope"
+        )
+        self.limit_used = gauge("gateway_limit_used_ratio", "Used share, 0..1, of the limits in use now", "team", "limit", "scope")
         self.auth_failures = counter("gateway_auth_failures", "Calls without a valid key or permission", "reason")
 
     def _make_house(self) -> None:
@@ -178,23 +186,24 @@ class Families:
         self.late_usage = counter("gateway_late_usage", "Unknown entries superseded by usage that came later")
         self.reloads = counter("gateway_config_reloads", "Hot reloads", "result")
         self.reloaded_at = gauge("gateway_config_last_reload_success_timestamp_seconds", "Last good reload")
+        self.ready = gauge("gateway_ready", "1 while /readyz answers 200: calls are carried")
         self.degraded = gauge("gateway_degraded", "1 while this check of /readyz is in this state", "check", "state")
         self.build_info = gauge("gateway_build_info", "Always 1", "version", "revision", "python", "config_hash")
 
     def _counter(self, name: str, text: str, *labels: str) -> Series[Counter]:
         metric = Counter(name, text, labels, registry=self.registry)
         make = metric.labels if labels else lambda: metric
-        return self._kept(Series(make, metric.remove, labels, 1, self._series_max, self._overflow.labels(f"{name}_total")), labels)
+        return self._kept(Series(make, metric.remove, labels, 1, self.series_max, self._overflow.labels(f"{name}_total")), labels)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Series[Gauge]:
         metric = Gauge(name, text, labels, registry=self.registry)
         make = metric.labels if labels else lambda: metric
-        return self._kept(Series(make, metric.remove, labels, 1, self._series_max, self._overflow.labels(name)), labels)
+        return self._kept(Series(make, metric.remove, labels, 1, self.series_max, self._overflow.labels(name)), labels)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Series[Distribution]:
         family = DistributionFamily(name, text, labels, buckets, self.registry)
         lines = len(buckets) + (3 if buckets[0] >= 0 else 2)  # +Inf, count, and a sum unless values may be negative
-        series_max = max(1, self._series_max // lines)
+        series_max = max(1, self.series_max // lines)
         return self._kept(Series(family.labels, family.remove, labels, lines, series_max, self._overflow.labels(name)), labels)
 
     def _kept(self, series: Series[Metric], labels: Sequence[str]) -> Series[Metric]:

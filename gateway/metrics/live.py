@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Mapping
 
+from gateway.admission.limits import KINDS
 from gateway.config.snapshot import Snapshot
 from gateway.control import LimitReading, Report
-from gateway.metrics.entries import EntryMetrics
+from gateway.metrics.entries import KNOWN_AT_START_SHARE, EntryMetrics
 from gateway.metrics.families import Families
 
 ALL_TEAMS = "(all)"  # of a limit that all teams share: an upstream account's
@@ -34,9 +35,11 @@ class LiveMetrics:
             to.build_info.forget(version, revision, python, self._config_hash)
         self._config_hash = snapshot.config_hash
         to.build_info.child(version, revision, python, snapshot.config_hash).set(1)
-        for team in snapshot.teams:
+        room = to.series_max // KNOWN_AT_START_SHARE  # the rest is for teams that call: zeros of others must not take their place
+        for team in snapshot.teams[:room]:
             to.in_flight.child(team.name)
-            for limit in ("rpm", "rpd", "tpm"):
+        for team in snapshot.teams[: room // len(KINDS)]:
+            for limit in KINDS:
                 to.limit_decisions.child(team.name, limit, "reject")
 
     def reloaded(self, result: str, at_s: float | None = None) -> None:
@@ -82,7 +85,10 @@ class LiveMetrics:
             to.upstream_connections.forget(worker, state)
 
     def limits(self, readings: Iterable[LimitReading]) -> None:
-        """The buckets of all workers as they are. Of several with one label (keys; workers) the fullest is shown."""
+        """The buckets of all workers as they are. Of several with one label (keys; workers) the fullest is shown.
+
+        Of more than the cap of series the fullest are shown: a share of one limit cannot be folded into another's.
+        """
         used: dict[tuple[str, ...], float] = {}
         value: dict[tuple[str, ...], float] = {}
         for reading in readings:
@@ -93,12 +99,14 @@ class LiveMetrics:
             ratio = reading.used_units / reading.capacity_units
             if ratio >= used.get(labels, -1.0):
                 used[labels], value[labels] = ratio, reading.capacity_units
-        self._to.limit_used.replace(used)
-        self._to.limit_value.replace(value)
+        fullest = sorted(used, key=lambda labels: used[labels], reverse=True)[: self._to.series_max]
+        self._to.limit_used.replace({labels: used[labels] for labels in fullest})
+        self._to.limit_value.replace({labels: value[labels] for labels in fullest})
 
-    def degraded(self, states: Mapping[str, str]) -> None:
-        """Every check of /readyz that is not ok, and the name of its state."""
-        self._to.degraded.replace(dict.fromkeys(states.items(), 1.0))
+    def readiness(self, degraded: Mapping[str, str], *, ready: bool) -> None:
+        """What /readyz says: every check that is not ok with the name of its state, and whether calls are carried."""
+        self._to.ready.child().set(ready)
+        self._to.degraded.replace(dict.fromkeys(degraded.items(), 1.0))
 
     def _shift(self, worker: str, report: Report) -> None:
         """Move the gauges by what changed since this worker's last report, under the labels they had then."""

@@ -78,6 +78,11 @@ _CLASS_OF = {
 }
 
 
+def cost_class(meter: Meter) -> CostClass:
+    """The kind of cost that a meter's makes."""
+    return _CLASS_OF[meter]
+
+
 def price(
     card: Card, model_served: str, service_tier: str | None, usage: Usage, ended_at_us: int, *, data_residency: bool = False
 ) -> Priced | Unpriced:

@@ -53,6 +53,11 @@ class Call:
             self._by_name = dict(reversed(self.headers))
         return self._by_name.get(name)
 
+    @property
+    def is_preflight(self) -> bool:
+        """A browser asks whether a page may call; it bears no key. Source: the Fetch standard, CORS-preflight request."""
+        return self.method == "OPTIONS" and None not in (self.header(b"origin"), self.header(b"access-control-request-method"))
+
     def add(self, data: bytes) -> None:
         """More of the body."""
         self.body_bytes += len(data)

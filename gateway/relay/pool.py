@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
+
 from gateway.config.snapshot import Account
+from gateway.relay.connect import NoConnection, Route
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
 from gateway.relay.upstream import Upstream
 
 WAITING_MAX = 1_000  # calls that wait for a connection; beyond, they are refused at once
+LOOK_AFTER_S = 1.0  # servers keep idle connections for seconds at least: what was used since then needs no look, which is a system call
+TELL_EVERY_S = 10.0  # a line in the log on calls that got no connection: each of them would be a flood
 
-
-class NoConnection(Exception):
-    """No connection to the upstream could be had; nothing was sent. `timed_out`: it did not answer in time."""
-
-    def __init__(self, message: str, *, timed_out: bool = False) -> None:
-        super().__init__(message)
-        self.timed_out = timed_out
+_log = structlog.get_logger("gateway.relay")
 
 
 class _Waiter(Gate[None]):
@@ -47,11 +44,9 @@ class Pool:
     def __init__(self, account: Account, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
         parts = urlsplit(account.base_url)
         self.account = account
-        self.host = parts.hostname or ""
-        self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.path_prefix = parts.path.rstrip("/").encode()
-        self.account_lines = _account_lines(account, parts.netloc.rpartition("@")[2])
-        self._tls = _tls_context(account) if parts.scheme == "https" else None
+        self.account_lines = _account_lines(account, parts.netloc)
+        self._route = Route(account, loop)
         self._loop = loop
         self._deadlines = deadlines
         self._idle: deque[Upstream] = deque()
@@ -60,6 +55,7 @@ class Pool:
         self._connecting: set[asyncio.Task[Upstream]] = set()
         self._open = 0
         self._retired = False
+        self._told_s = -TELL_EVERY_S
 
     @property
     def idle(self) -> int:
@@ -72,17 +68,22 @@ class Pool:
         return self._open - len(self._idle)
 
     async def acquire(self) -> Upstream:
-        """A connection to send on. Raises NoConnection; then nothing was sent."""
+        """A connection to send on. Raises NoConnection; then nothing was sent.
+
+        A connection that is lost before anything was sent on it is replaced without a word: by the next idle one, or by a new one.
+        """
         waited = False
         while True:
             if waited or not self._waiting:  # who waits goes first
                 while self._idle:
                     upstream = self._idle.pop()
-                    if not upstream.closed and self._loop.time() - upstream.idle_since_s < self.account.idle_timeout_ms / 1000:
+                    idle_s = self._loop.time() - upstream.idle_since_s
+                    fresh = not upstream.closed and idle_s < self.account.idle_timeout_ms / 1000
+                    if fresh and (idle_s < LOOK_AFTER_S or not upstream.unread()):
                         return upstream
                     self._drop(upstream)
                 if self._open < self.account.connections_max:
-                    return await self._connect()
+                    return await self._connect() or await self._connect_again()
             if len(self._waiting) >= WAITING_MAX:
                 raise NoConnection(f"all {self.account.connections_max} connections are in use")
             waiter = _Waiter(self._loop.time() + self.account.connect_timeout_ms / 1000, self._forget)
@@ -135,28 +136,48 @@ class Pool:
         self._open -= 1
         upstream.close()
 
-    async def _connect(self) -> Upstream:
+    async def _connect(self) -> Upstream | None:
+        """A new connection; None: it was lost again at once, and nothing was sent on it. Raises NoConnection."""
         self._open += 1
+        upstream: Upstream | None = None
         try:
-            return await gate_of(self._connected(), self._connecting)
-        except (OSError, ssl.SSLError, TimeoutError) as error:
-            self._open -= 1
-            self._wake_soon()
-            raise NoConnection(_reason(error), timed_out=isinstance(error, TimeoutError)) from error
-
-    async def _connected(self) -> Upstream:
-        def make() -> Upstream:
-            return Upstream(
-                self._loop,
-                self._deadlines,
-                first_byte_timeout_ms=self.account.first_byte_timeout_ms,
-                stall_timeout_ms=self.account.stall_timeout_ms,
-            )
-
-        options: dict[str, Any] = {"ssl": self._tls, "server_hostname": self.host} if self._tls is not None else {}
-        async with asyncio.timeout(self.account.connect_timeout_ms / 1000):
-            _, upstream = await self._loop.create_connection(make, self.host, self.port, **options)
+            upstream = await gate_of(self._route.connect(self._make), self._connecting)
+        except NoConnection as error:
+            self._tell(error)
+            raise
+        except ConnectionAbortedError as error:  # the worker ends
+            raise NoConnection("the gateway ends") from error
+        finally:
+            if upstream is None or upstream.closed:
+                self._open -= 1
+                self._wake_soon()
+        if upstream.closed:
+            upstream.close()
+            return None
         return upstream
+
+    async def _connect_again(self) -> Upstream:
+        upstream = await self._connect()
+        if upstream is None:
+            error = NoConnection("it closes connections at once")
+            self._tell(error)
+            raise error
+        return upstream
+
+    def _make(self) -> Upstream:
+        return Upstream(
+            self._loop,
+            self._deadlines,
+            first_byte_timeout_ms=self.account.first_byte_timeout_ms,
+            stall_timeout_ms=self.account.stall_timeout_ms,
+        )
+
+    def _tell(self, error: NoConnection) -> None:
+        """For the operator, now and then: clients are told each time."""
+        now_s = self._loop.time()
+        if now_s - self._told_s >= TELL_EVERY_S:
+            self._told_s = now_s
+            _log.warning("upstream_unreachable", account=self.account.name, reason=str(error))
 
 
 def _account_lines(account: Account, host: str) -> bytes:
@@ -169,18 +190,3 @@ def _account_lines(account: Account, host: str) -> bytes:
     if account.project:
         lines.append(f"openai-project: {account.project}")
     return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
-
-
-def _tls_context(account: Account) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=account.ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message})"
-    if isinstance(error, TimeoutError):
-        return "it did not accept the connection in time"
-    return "the connection failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import IO, Literal, Protocol, cast
 
 from gateway.relay.answer import AnswerReader, BadAnswer
@@ -45,6 +46,14 @@ class Upstream(asyncio.Protocol):
     def closed(self) -> bool:
         """Nothing can be sent any more."""
         return self._transport is None or self._transport.is_closing()
+
+    def unread(self) -> bool:
+        """Whether the kernel holds something the loop has not read yet. While nothing was asked that can only be the connection's end."""
+        if self._transport is None:
+            return True
+        looked = select.poll()
+        looked.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        return bool(looked.poll(0))
 
     def send(self, head: bytes, body: Body, taker: Taker, *, head_request: bool = False) -> None:
         """Send a request; its answer goes to the taker."""

@@ -18,6 +18,12 @@ class Finished(Protocol):
     def __call__(self, call: Call, *, reusable: bool) -> None: ...
 
 
+class MakeAnswer(Protocol):
+    """How the answer to a call is made."""
+
+    def __call__(self, call: Call, transport: asyncio.Transport, finished: Finished, *, close: bool) -> Answer: ...
+
+
 class Answer:
     """Frames one answer: with Content-Length, chunked, or to the close for HTTP/1.0. The head goes with the first bytes."""
 
@@ -104,11 +110,13 @@ class Answer:
 
     def fed_by(self, source: Source | None, watcher: Gone | None) -> None:
         """Who feeds the answer, and who wants to know that the client has left."""
+        if self.gone:
+            if watcher is not None:
+                watcher.client_gone()  # and is not kept: the two would hold each other, and all of an answer, until a collection
+            return
         self._source = source
         self._watcher = watcher
-        if self.gone and watcher is not None:
-            watcher.client_gone()
-        elif source is not None and self._transport.get_write_buffer_size() > self._transport.get_write_buffer_limits()[1]:
+        if source is not None and self._transport.get_write_buffer_size() > self._transport.get_write_buffer_limits()[1]:
             source.pause()
 
     # the connection's side
@@ -116,7 +124,7 @@ class Answer:
     def client_left(self) -> None:
         """The socket is gone."""
         self.gone = True
-        watcher, self._watcher = self._watcher, None
+        watcher, self._source, self._watcher = self._watcher, None, None
         if watcher is not None:
             watcher.client_gone()
 
@@ -140,8 +148,9 @@ class Answer:
             self.refuse(ApiError(500, "server_error", "The gateway failed to carry this call. It was logged; try again.", close=True))
 
     def be_last(self) -> None:
-        """No other answer will go out here; if its head has not gone yet, it says so."""
-        self._close = True
+        """No other answer is to go out here. Once its head is made the client was promised one more, and that will be the last."""
+        if not self._begun:
+            self._close = True
 
     def may_stay(self) -> None:
         """The connection can carry another answer after all, if the client wants that."""

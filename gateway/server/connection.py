@@ -14,13 +14,17 @@ from gateway.errors import ApiError
 from gateway.relay.call import Call, Client
 from gateway.relay.deadlines import NEVER, Deadlines
 from gateway.relay.gate import Steps
-from gateway.server.answer import Answer
+from gateway.server.answer import Answer, MakeAnswer
+from gateway.server.heads import call_of
 from gateway.server.open_connections import OpenConnections
-from gateway.server.refusals import CUT, FAILED, MALFORMED, TOO_MANY, TOO_SLOW, body_too_large, framing_problem, head_too_large
+from gateway.server.refusals import CUT, EXPECTATION, FAILED, MALFORMED, TOO_MANY, TOO_SLOW, body_too_large, framing_problem, head_too_large
 
 PIPELINED_MAX = 32  # requests read ahead on one connection; further ones wait in the socket
+PIPELINED_BYTES_MAX = 4_194_304  # and so much of their bodies
 DISCARDED_BYTES_MAX = 8_388_608  # of what was refused, read and dropped so that the client sees the answer
 LINGER_MS = 2_000  # for a client that still sends after its connection was refused further service
+DRAIN_IDLE_MS = 1_000  # in a drain, for a request on a connection that was never said to end: closed at once, it could cross the close
+DRAIN_FIRST_MS = 5_000  # and for the first one of a connection: whoever has just connected has something to say
 
 
 class _Refuse(Exception):
@@ -57,6 +61,7 @@ class ClientConnection(asyncio.Protocol):
         deadlines: Deadlines,
         open_connections: OpenConnections,
         broke: Callable[[BaseException], None],
+        make_answer: MakeAnswer = Answer,
     ) -> None:
         self._loop = loop
         self._bounds = bounds
@@ -64,6 +69,7 @@ class ClientConnection(asyncio.Protocol):
         self._deadlines = deadlines
         self._open_connections = open_connections
         self._broke = broke
+        self._make_answer = make_answer
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._answer: Answer | None = None  # of the exchange that runs now
@@ -81,7 +87,8 @@ class ClientConnection(asyncio.Protocol):
         self._draining = False
         self._broken = False  # nothing further is read
         self._leaving = False  # closes once what was written has gone
-        self._held = False  # the client does not take what was written
+        self._held = False  # the client does not take what was written: nothing further is begun for it
+        self._paused = False  # so much waits that we do not read: then it is not the client who is slow
         self._discarded = 0
         self.deadline_s = NEVER
 
@@ -90,9 +97,9 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
         self._transport = cast(asyncio.Transport, transport)
-        self._open_connections.add(self)
         self._deadlines.add(self)
         self._expect_within(self._bounds.head_timeout_ms)
+        self._open_connections.add(self)
         if len(self._open_connections) > self._bounds.connections_max:
             self._refuse(TOO_MANY)
 
@@ -126,8 +133,10 @@ class ClientConnection(asyncio.Protocol):
             self._head_bytes = self._head_bytes + len(data) if in_body_before and not self._got_body else 0
             if self._head_bytes > self._bounds.head_bytes_max:
                 self._refuse(MALFORMED)
-        if len(self._waiting) > PIPELINED_MAX and self._transport is not None:
+        if self._waiting and self._transport is not None and not self._leaving and self._reads_ahead_more_than(PIPELINED_MAX):
             self._transport.pause_reading()
+            self._paused = True
+            self._expect_what_is_due()
 
     def _parse(self, data: bytes) -> None:
         while data:
@@ -158,6 +167,8 @@ class ClientConnection(asyncio.Protocol):
             call.close()
         self._waiting.clear()
         answer, arriving = self._answer, self._arriving
+        self._answer = self._running = None
+        del self._parser  # it and this hold each other, and the last call of a client should not wait for a collection
         if answer is not None:
             answer.client_left()
         if arriving is not None:
@@ -175,14 +186,9 @@ class ClientConnection(asyncio.Protocol):
         self._held = False
         if self._answer is not None:
             self._answer.free_source()
-        if self._arriving is not None:
-            self._expect_within(self._bounds.body_timeout_ms)
-        elif self._in_head:
-            self._expect_within(self._bounds.head_timeout_ms)
-        elif self._answer is None and not self._waiting:
-            self._expect_within(self._bounds.idle_timeout_ms)
-        else:
-            self._expect_nothing()
+        self._expect_what_is_due()
+        if self._answer is None:
+            self._next()
 
     def expired(self) -> None:
         """Too slow in a head or a body, idle too long, or not reading."""
@@ -225,13 +231,15 @@ class ClientConnection(asyncio.Protocol):
             line_bytes = len(self._parser.get_method()) + len(self._url) + len("  HTTP/1.1\r\n\r\n")
             if line_bytes + sum([len(name) + len(value) + 4 for name, value in self._headers]) > head_bytes_max:
                 raise _Refuse(head_too_large(head_bytes_max))
-        call = self._call_from_head()
+        call = call_of(self._parser, self._url, self._headers)
+        if call is None:
+            raise _Refuse(MALFORMED)
         self._arriving = call
         self._expect_within(self._bounds.body_timeout_ms)
         problem = framing_problem(call, upgrades=self._parser.should_upgrade(), body_bytes_max=self._bounds.body_bytes_max)
         if problem is not None:
             raise _Refuse(problem)
-        if self._answer is None and not self._waiting:
+        if self._answer is None and not self._waiting and not self._held:
             self._start(call)
         else:
             self._waiting.append(call)
@@ -261,31 +269,14 @@ class ClientConnection(asyncio.Protocol):
 
     # inside
 
-    def _call_from_head(self) -> Call:
-        try:
-            url = httptools.parse_url(self._url)
-        except httptools.HttpParserInvalidURLError:
-            raise _Refuse(MALFORMED) from None
-        version = self._parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise _Refuse(MALFORMED)
-        return Call(
-            self._parser.get_method().decode(),
-            url.path or b"/",
-            url.query or b"",
-            self._headers,
-            http_10=version == "1.0",
-            keep_alive=self._parser.should_keep_alive(),
-        )
-
     def _start(self, call: Call) -> None:
         transport = self._transport
         if transport is None:
             return
         self._running = call
-        expects = not call.http_10 and (call.header(b"expect") or b"").lower() == b"100-continue"
+        expects = None if call.http_10 else call.header(b"expect")
         # A client that is refused before it was told to continue may send its body or not: what comes next cannot be told apart.
-        self._answer = answer = Answer(call, transport, self._finished, close=self._draining or expects)
+        self._answer = answer = self._make_answer(call, transport, self._finished, close=self._draining or bool(expects))
 
         def ended(error: BaseException | None) -> None:
             if error is not None:
@@ -294,6 +285,9 @@ class ClientConnection(asyncio.Protocol):
             if answer.gone:
                 call.close()  # nobody was there for `_finished` to be called
 
+        if expects and expects.lower() != b"100-continue":
+            answer.refuse(EXPECTATION)
+            return
         Steps(self._serve_call(call, answer), ended).step()
         if expects and self._answer is answer and not call.received.opened:  # its head was not refused: the body is wanted
             answer.may_stay()
@@ -306,7 +300,7 @@ class ClientConnection(asyncio.Protocol):
         still_arriving = call is self._arriving
         if still_arriving:
             call.received.open(CUT)  # refused before its body was there: the rest of it is read and dropped
-        if not reusable or self._draining:
+        if not reusable:
             self._close(linger=self._broken or still_arriving)
         elif not still_arriving:
             if self._waiting or self._refusal is not None:
@@ -316,17 +310,19 @@ class ClientConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         transport = self._transport
-        if self._answer is not None or transport is None:
+        if self._answer is not None or self._held or self._leaving or transport is None:
             return
         if self._waiting:
             call = self._waiting.popleft()
-            if len(self._waiting) == PIPELINED_MAX // 2:
-                transport.resume_reading()
             self._start(call)
+            if self._paused and not self._leaving and not self._reads_ahead_more_than(PIPELINED_MAX // 2):
+                self._paused = False
+                transport.resume_reading()
+                self._expect_what_is_due()
         elif self._refusal is not None:
             refusal, self._refusal = self._refusal, None
-            nothing = Call("GET", b"", b"", [], http_10=False, keep_alive=False)
-            Answer(nothing, transport, self._finished, close=True).refuse(refusal)
+            nothing = Call("GET", b"", b"", self._headers, http_10=False, keep_alive=False)
+            self._make_answer(nothing, transport, self._finished, close=True).refuse(refusal)
         elif self._broken:
             self._close()
         elif self._arriving is None and not self._in_head:
@@ -358,6 +354,19 @@ class ClientConnection(asyncio.Protocol):
         if not self._held and not self._leaving:
             self.deadline_s = self._loop.time() + timeout_ms / 1000
 
+    def _reads_ahead_more_than(self, calls_max: int) -> bool:
+        return len(self._waiting) > calls_max or sum([call.body_bytes for call in self._waiting]) > PIPELINED_BYTES_MAX
+
+    def _expect_what_is_due(self) -> None:
+        if self._arriving is not None and not self._paused:
+            self._expect_within(self._bounds.body_timeout_ms)
+        elif self._in_head and not self._paused:
+            self._expect_within(self._bounds.head_timeout_ms)
+        elif self._answer is None and not self._waiting:
+            self._expect_within(self._bounds.idle_timeout_ms)
+        else:
+            self._expect_nothing()
+
     def _expect_nothing(self) -> None:
         if not self._held and not self._leaving:
             self.deadline_s = NEVER
@@ -382,9 +391,10 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
 
     def drain(self) -> None:
-        """Take no further request: idle connections close now, busy ones after their answer."""
+        """One request more at most, whose answer ends the connection; without one it closes soon."""
         self._draining = True
-        if self._answer is None:
-            self._close()
-        else:
+        self._bounds = msgspec.structs.replace(self._bounds, idle_timeout_ms=min(self._bounds.idle_timeout_ms, DRAIN_IDLE_MS))
+        if self._answer is not None:
             self._answer.be_last()
+        elif self._arriving is None and not self._in_head:
+            self._expect_within(self._bounds.idle_timeout_ms if self._url else DRAIN_FIRST_MS)

@@ -22,6 +22,7 @@ class OpenConnections:
 
     def __init__(self) -> None:
         self._open: set[Connection] = set()
+        self._draining = False
         self._none_left = asyncio.Event()
         self._none_left.set()
 
@@ -32,6 +33,8 @@ class OpenConnections:
         """It has connected."""
         self._open.add(connection)
         self._none_left.clear()
+        if self._draining:  # it was in the listener's queue
+            connection.drain()
 
     def remove(self, connection: Connection) -> None:
         """It has left."""
@@ -41,6 +44,7 @@ class OpenConnections:
 
     async def drain(self, deadline_s: float) -> None:
         """Let what runs come to its end; break off what has not by then (loop time)."""
+        self._draining = True
         for connection in list(self._open):
             connection.drain()
         with suppress(TimeoutError):

@@ -20,6 +20,9 @@ TOO_MANY = ApiError(
     retry_after_ms=1_000,
     close=True,
 )
+EXPECTATION = ApiError(
+    417, "invalid_request_error", "This gateway meets no expectation but `100-continue`. Send the request without `Expect`.", close=True
+)
 TOO_SLOW = ApiError(408, "invalid_request_error", "The request did not arrive in time. Send it again, without pauses.", close=True)
 
 

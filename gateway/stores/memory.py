@@ -62,6 +62,12 @@ class MemoryStore:
         state = add(leak(self._states((limit,))[0], limit, at_ms), limit, units_used)
         self._keep((limit,), [state], at_ms)
 
+    def set_back(self, now_ms: int) -> None:
+        """The clock was set back: buckets that were touched at a later hour leak from now on, or they would hold until that hour."""
+        for bucket, ((level, tick_ms, leaked, busy_since_ms), limit) in self._kept.items():
+            if tick_ms > now_ms:
+                self._kept[bucket] = (level, now_ms, leaked, busy_since_ms), limit
+
     def _states(self, limits: tuple[Limit, ...]) -> list[State | None]:
         kept = self._kept
         return [kept[limit.bucket][0] if limit.bucket in kept else None for limit in limits]

@@ -14,7 +14,7 @@ import pytest
 from gateway.config.load import Loaded, load
 from gateway.config.settings import Purpose
 from gateway.config.shipped import shipped_folder
-from gateway.config.snapshot import Account, Facts, Listen, Secret, Snapshot, Tier, Tls, decode_snapshot, encode_snapshot
+from gateway.config.snapshot import Account, Facts, Listen, Secret, Snapshot, Tier, decode_snapshot, encode_snapshot
 from gateway.teams import Budget, Key, RealtimeCaps, Team
 from gateway.units import Limits
 
@@ -47,7 +47,7 @@ def test_the_example_becomes_teams_as_they_are_written() -> None:
 def test_the_example_becomes_settings_with_defaults_for_all_else() -> None:
     settings = loaded_example(OPENAI_API_KEY="sk-x", GATEWAY_ADMIN_TOKEN="t").settings
     assert settings.accounts == (Account("openai", "https://api.openai.com/v1", Secret("sk-x"), tier="tier-5"),)
-    assert settings.proxy.listen == Listen("127.0.0.1", 8080)
+    assert settings.proxy.listen == (Listen("127.0.0.1", 8080),)
     assert (settings.admin.listen, settings.admin.token) == (Listen("127.0.0.1", 9091), Secret("t"))
     assert (settings.workers, settings.store_url, settings.on_store_error) == (1, "memory", "share")
     assert (settings.journal_folder, settings.ledger_url) == ("var/journal", "sqlite:var/ledger.db")
@@ -57,7 +57,7 @@ def test_defaults_are_those_of_the_snapshot(folder: Folder) -> None:
     settings = folder.good().settings
     assert settings == msgspec.convert(msgspec.to_builtins(settings), type(settings))
     proxy, account = settings.proxy, settings.accounts[0]
-    assert proxy == type(proxy)(listen=Listen("127.0.0.1", 8080))
+    assert proxy == type(proxy)(listen=(Listen("127.0.0.1", 8080),))
     assert account == Account("openai", "https://api.openai.com/v1", Secret("sk-upstream"))
     assert settings == type(settings)(proxy=proxy, admin=settings.admin, accounts=(account,))
 
@@ -186,7 +186,23 @@ def test_a_team_may_limit_a_group_and_not_use_it_as_a_model(folder: Folder) -> N
 )
 def test_an_address_to_listen_on_is_read(folder: Folder, written: str, listen: Listen) -> None:
     folder.write("gateway.yaml", f"accounts: {{openai: {{api_key: x}}}}\nproxy: {{listen: {written}}}\n")
-    assert folder.good().settings.proxy.listen == listen
+    assert folder.good().settings.proxy.listen == (listen,)
+
+
+def test_several_addresses_pages_and_a_mode_are_read(folder: Folder) -> None:
+    folder.write(
+        "gateway.yaml",
+        "accounts: {openai: {api_key: x}}\n"
+        'proxy: {listen: ["[::]:80", "0.0.0.0:80", "unix:gw"], socket_mode: "0666", '
+        'cors_origins: [https://A.example, "http://localhost:5173", "https://b.example:443", "http://[::1]:80", "chrome-extension://abc"]}\n',
+    )
+    proxy = folder.good().settings.proxy
+    assert proxy.listen == (Listen("::", 80), Listen("0.0.0.0", 80), Listen("", 0, "gw"))
+    assert proxy.socket_mode == 0o666
+    as_browsers_write = ("https://a.example", "http://localhost:5173", "https://b.example", "http://[::1]", "chrome-extension://abc")
+    assert proxy.cors_origins == as_browsers_write
+    folder.write("gateway.yaml", 'accounts: {openai: {api_key: x}}\nproxy: {cors_origins: "*"}\n')
+    assert folder.good().settings.proxy.cors_origins == ("*",)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +253,8 @@ def test_certificates_that_are_there_are_named_without_their_prefix(folder: Fold
         tls_text = f"proxy: {{tls: {{certificate: file:{certificate}, key: {key}}}}}\n"
         folder.write("gateway.yaml", "accounts: {openai: {api_key: x, ca_file: file:config/tls.crt}}\n" + tls_text)
         settings = folder.good().settings
-        assert settings.proxy.tls == Tls(certificate, key)
+        assert settings.proxy.tls is not None
+        assert (settings.proxy.tls.certificate_file, settings.proxy.tls.key_file) == (certificate, key)
         assert settings.accounts[0].ca_file == "config/tls.crt"
 
 
@@ -248,36 +265,6 @@ def test_serving_needs_a_key_unless_the_upstream_is_on_this_machine(folder: Fold
         problems = found.warnings if isinstance(found, Loaded) else found
         assert [problem.severity for problem in problems] == severities
     assert folder.good(purpose="demo").settings.accounts[0].base_url == "http://[::1]:9000/v1"
-
-
-@pytest.mark.parametrize(
-    "env, written, proxy",
-    [
-        ({}, "", None),
-        ({"HTTPS_PROXY": "http://proxy:3128"}, "", "http://proxy:3128"),
-        ({"https_proxy": "http://proxy:3128/"}, "", "http://proxy:3128"),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "localhost, .openai.com"}, "", None),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "*"}, "", None),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "api.openai.com:443"}, "", None),
-        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "penai.com,,"}, "", "http://proxy:3128"),
-        ({"HTTPS_PROXY": "http://proxy:3128"}, ", proxy_url: ''", None),
-        ({"HTTPS_PROXY": "http://proxy:3128"}, ", proxy_url: 'http://u:p@other:1'", "http://u:p@other:1"),
-        ({"HTTPS_PROXY": "http://proxy:3128"}, ", base_url: 'http://127.0.0.1/v1'", None),
-    ],
-)
-def test_the_proxy_of_the_environment_is_honoured(folder: Folder, env: dict[str, str], written: str, proxy: str | None) -> None:
-    folder.env = env
-    folder.write("gateway.yaml", f"accounts: {{openai: {{api_key: x{written}}}}}\n")
-    loaded = folder.good()
-    assert loaded.settings.accounts[0].proxy_url == proxy
-    assert ["not used in this version" in warning.message for warning in loaded.warnings if "/v1" not in warning.message] == [True] * bool(
-        proxy
-    )
-
-
-def test_a_proxy_of_the_environment_that_is_none_is_a_problem(folder: Folder) -> None:
-    folder.env = {"HTTPS_PROXY": "proxy:3128"}
-    assert folder.texts()[0].startswith("config/gateway.yaml:2: accounts.openai: HTTPS_PROXY of the environment cannot be used: ")
 
 
 def test_no_team_is_worth_a_word(folder: Folder) -> None:

@@ -174,6 +174,7 @@ def test_a_bad_team_file_says_file_line_key_and_what_to_do(folder: Folder, conte
 
 A = "accounts:\n  openai:\n    api_key: sk-x\n"
 ADDRESS = "an address is written as host:port, [::1]:port or unix:/path"
+ORIGIN = 'an origin is written as browsers send it, https://app.example.com or http://localhost:5173, without a path; "*": any'
 
 GATEWAYS = {
     "no accounts": ("workers: 1\n", [f"{G}:1: accounts: is missing"]),
@@ -217,6 +218,28 @@ GATEWAYS = {
         A + 'proxy: {listen: "unix:"}\n',
         [f"{G}:4: proxy.listen: a socket path has 1 to 100 bytes, found 'unix:'"],
     ),
+    "nonsense among addresses": (
+        A + "proxy:\n  listen:\n  - 127.0.0.1:80\n  - 8080\n",
+        [f"{G}:7: proxy.listen[1]: {ADDRESS}, found 8080"],
+    ),
+    "no address at all": (A + "proxy: {listen: []}\n", [f"{G}:4: proxy.listen: must have at least 1 of them"]),
+    "an address that is listed twice": (
+        A + 'proxy:\n  listen:\n  - 127.0.0.1:80\n  - "unix:a"\n  - 127.0.0.1:80\n',
+        [f"{G}:8: proxy.listen[2]: is there twice, found '127.0.0.1:80'"],
+    ),
+    "a mode that YAML takes for a number": (
+        A + "proxy: {socket_mode: 0660}\n",
+        [f'{G}:4: proxy.socket_mode: a mode is written in quotes, as "0660", found 432'],
+    ),
+    "an origin with a path": (
+        A + "proxy:\n  cors_origins: [https://a.example, https://b.example/]\n",
+        [f"{G}:5: proxy.cors_origins[1]: {ORIGIN}, found 'https://b.example/'"],
+    ),
+    "a pattern of origins": (
+        A + 'proxy: {cors_origins: "https://*.example"}\n',
+        [f"{G}:4: proxy.cors_origins: {ORIGIN}, found 'https://*.example'"],
+    ),
+    "the origin of every sandbox": (A + 'proxy: {cors_origins: ["null"]}\n', [f"{G}:4: proxy.cors_origins[0]: {ORIGIN}, found 'null'"]),
     "one address twice": (
         A + "proxy: {listen: 127.0.0.1:80}\nadmin: {listen: 127.0.0.1:80}\n",
         [f"{G}:5: admin.listen: is the address of proxy.listen, each needs its own, found '127.0.0.1:80'"],

@@ -47,7 +47,7 @@ class Worker:
 
     def __init__(self, base_url: str, folder: Path, *, journal: JournalWriter | None = None, account: Any = None, **team: Any) -> None:
         settings = Settings(
-            proxy=ProxySettings(Listen("127.0.0.1", 0)),
+            proxy=ProxySettings((Listen("127.0.0.1", 0),)),
             admin=AdminSettings(Listen("127.0.0.1", 0), Secret("")),
             accounts=(Account("openai", base_url, Secret("sk-account"), **(account or {})),),
         )

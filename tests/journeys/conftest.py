@@ -136,10 +136,10 @@ class Place:
         self.write("tiers.yaml", TIERS_YAML)
         self.serve()
 
-    def serve(self) -> None:
-        """Start the gateway as users do."""
+    def serve(self, **env: str) -> None:
+        """Start the gateway as users do; with these variables besides."""
         argv = ["serve", "--config", str(self.config)]
-        self.process = Process(self.root, "gateway", argv, {"UPSTREAM_KEY": UPSTREAM_KEY}, "gateway: ready on ")
+        self.process = Process(self.root, "gateway", argv, {"UPSTREAM_KEY": UPSTREAM_KEY} | env, "gateway: ready on ")
         found = re.fullmatch(r"gateway: ready on (\S+) \(admin (\S+)\)", self.process.ready_text)
         assert found, self.process.ready_text
         self.base_url, self.admin_url = f"{found[1]}/v1", found[2]
@@ -370,10 +370,23 @@ def journey(shared_place: Place) -> Iterator[Journey]:
 @pytest.fixture
 def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Journey]]:
     """A gateway of its own: `start_gateway(tokens_per_second=0, **teams)`. The test says itself when its books are in order."""
+    with _starter(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_gateway_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Journey]]:
+    """The same for all tests of a module."""
+    with _starter(tmp_path_factory.mktemp("gateway")) as start:
+        yield start
+
+
+@contextmanager
+def _starter(root: Path) -> Iterator[Callable[..., Journey]]:
     with ExitStack() as stack:
 
         def start(tokens_per_second: int = 0, **teams: dict[str, Any]) -> Journey:
-            place = stack.enter_context(_started(tmp_path, teams, tokens_per_second))
+            place = stack.enter_context(_started(root, teams, tokens_per_second))
             return Journey(place, stack)
 
         yield start
@@ -393,6 +406,6 @@ def check_error() -> Callable[..., dict[str, Any]]:
     return check
 
 
-@pytest.fixture(name="until")
+@pytest.fixture(name="until", scope="session")
 def _until() -> Callable[..., Any]:
     return until

@@ -42,7 +42,7 @@ ENTRY = Entry(
 
 def snapshot(teams: tuple[Team, ...] = TEAMS, config_hash: str = "abc") -> Snapshot:
     listen = Listen("127.0.0.1", 0)
-    settings = Settings(ProxySettings(listen), AdminSettings(listen, Secret("")), (Account("openai", "http://h", Secret("")),))
+    settings = Settings(ProxySettings((listen,)), AdminSettings(listen, Secret("")), (Account("openai", "http://h", Secret("")),))
     return Snapshot(settings, Catalogue(CARDS), (), "tier-1", teams, config_hash, 1)
 
 
@@ -104,7 +104,7 @@ def test_one_entry_is_counted_once_in_every_family_it_belongs_to() -> None:
     assert shown.get("gateway_time_to_first_token_seconds_sum", **model, **operation) == 0.5
     assert shown.get("gateway_time_per_output_token_seconds_sum", **model) == 1.901 / 40
     assert shown.get("gateway_upstream_duration_seconds_sum", account="openai", **model) == 2.4
-    assert shown.get("gateway_overhead_seconds_sum", phase="total") == 0.00012
+    assert shown.get("gateway_overhead_seconds_sum") == 0.00012
     assert shown.get("gateway_request_body_bytes_sum", **operation) == 300
     assert shown.get("gateway_tokens_per_request_sum", **model, direction="input") == 100
     assert shown.get("gateway_token_estimate_error_ratio_bucket", **model, le="1.0") == 1
@@ -295,7 +295,12 @@ def test_likely_series_are_there_at_zero_from_the_start() -> None:
     pair = {"team": "voice", "model": "gpt-4o"}
     assert shown.get("gateway_requests_total", **pair, operation="responses", status_class="2xx", outcome="ok") == 0
     assert shown.get("gateway_requests_total", **pair, operation="chat/completions", status_class="429", outcome="rejected") == 0
-    assert shown.get("gateway_cost_usd_total", **pair, cost_class="output") == 0
+    tokens = {(dict(labels)["direction"], dict(labels)["modality"]): value for labels, value in shown.of("gateway_tokens_total").items()}
+    assert tokens == {("input", "text"): 0, ("output", "text"): 0, ("output", "audio"): 0}, "what the card has a price for"
+    costs = {dict(labels)["cost_class"]: value for labels, value in shown.of("gateway_cost_usd_total").items()}
+    assert costs == {"input": 0, "cached_input": 0, "output": 0, "audio": 0}
+    assert shown.get("gateway_tokens_detail_total", **pair, detail="cache_read") == 0
+    assert shown.get("gateway_tokens_detail_total", **pair, detail="reasoning") is None, "the card does not reason"
     assert shown.get("gateway_requests_in_flight", team="search") == 0
     assert shown.get("gateway_config_reloads_total", result="error") == 0
     assert shown.get("gateway_ledger_records_total", result="duplicate") == 0
@@ -355,7 +360,8 @@ def test_a_foreign_number_does_not_stop_the_counters(count: int) -> None:
 def test_known_series_leave_room_for_those_that_are_used() -> None:
     metrics, _, shown = house(series_max=20)
     metrics.configure(snapshot(teams=tuple(Team(f"team-{number}", "tier-1", models=("gpt-4o",)) for number in range(50))))
-    assert 0 < len(shown.of("gateway_requests_total")) <= 10
+    for family in ("gateway_requests_total", "gateway_tokens_total", "gateway_cost_usd_total"):
+        assert 0 < len(shown.of(family)) <= 10
 
 
 def test_reports_move_gauges_and_add_counts() -> None:
@@ -423,12 +429,44 @@ def test_limits_show_the_fullest_bucket_of_a_label_and_no_key() -> None:
     assert len(shown.of("gateway_limit_used_ratio")) == 3
 
 
+def test_of_more_limits_than_series_the_fullest_are_shown() -> None:
+    metrics, live, shown = house(series_max=10)
+    teams = tuple(Team(f"team-{number}", "tier-1") for number in range(25))
+    metrics.configure(snapshot(teams=teams))
+    readings = [reading(team.name, "team", "team", "rpm", 100, number) for number, team in enumerate(teams)]
+    for order in readings, list(reversed(readings)), [*readings[:-1], reading("team-24", "team", "team", "rpm", 100, 0)]:
+        live.limits(order)
+        fullest = sorted((each.used_units / 100 for each in order), reverse=True)[:10]
+        assert sorted(shown.of("gateway_limit_used_ratio").values(), reverse=True) == fullest
+        assert shown.of("gateway_limit_value").keys() == shown.of("gateway_limit_used_ratio").keys()
+    assert shown.get("gateway_metrics_overflow_total", metric="gateway_limit_used_ratio") == 0
+
+
+def test_zeros_of_teams_that_never_call_leave_room_for_the_refused() -> None:
+    metrics, live, shown = house(series_max=30)
+    teams = tuple(Team(f"team-{number}", "tier-1") for number in range(100))
+    metrics.configure(snapshot(teams=teams))
+    live.configure(snapshot(teams=teams), "1", "r")
+    live.report("w0", Report(in_flight={"team-99": 2}, refusals=(Refusal("team-99", None, "files", "rpd", 429, 4),)))
+    assert shown.get("gateway_limit_decisions_total", team="team-99", limit="rpd", decision="reject") == 4
+    assert shown.get("gateway_requests_in_flight", team="team-99") == 2
+    assert shown.get("gateway_limit_decisions_total", team="team-0", limit="rpd", decision="reject") == 0
+
+
 def test_a_degraded_state_has_a_name_until_it_ends() -> None:
     _, live, shown = house()
-    live.degraded({"ledger": "ledger_locked"})
+    live.readiness({"ledger": "ledger_locked"}, ready=True)
     assert shown.get("gateway_degraded", check="ledger", state="ledger_locked") == 1
-    live.degraded({})
+    live.readiness({}, ready=True)
     assert shown.of("gateway_degraded") == {}
+
+
+def test_not_ready_is_told_apart_from_degraded() -> None:
+    _, live, shown = house()
+    assert shown.get("gateway_ready") == 0, "until the books have looked"
+    for degraded, ready in ({"ledger": "locked"}, True), ({"workers": "none_serving"}, False), ({}, True):
+        live.readiness(degraded, ready=ready)
+        assert shown.get("gateway_ready") == ready
 
 
 def test_the_build_is_shown_once_with_the_configuration_that_rules() -> None:
@@ -441,7 +479,7 @@ def test_the_build_is_shown_once_with_the_configuration_that_rules() -> None:
 
 UNITS = ("seconds", "bytes", "usd", "ratio", "tokens", "info")
 COUNTED_THINGS = (  # gauges and distributions of things, which have no unit
-    "in_flight", "active", "open", "tokens_per_request", "series", "value", "degraded", "timestamp_seconds",
+    "in_flight", "active", "open", "tokens_per_request", "series", "value", "ready", "degraded", "timestamp_seconds",
 )  # fmt: skip
 
 

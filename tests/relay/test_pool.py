@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.config.snapshot import Account, Secret
-from gateway.relay.pool import WAITING_MAX, NoConnection, Pool
+from gateway.relay.connect import NoConnection
+from gateway.relay.pool import WAITING_MAX, Pool
 
 REQUEST = b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -263,13 +264,13 @@ def test_a_pool_that_is_replaced_keeps_nothing(relay: Any, loopback: Any) -> Non
 def test_the_account_speaks_in_every_request(loopback: Any) -> None:
     async def test() -> None:
         account = Account(
-            name="eu", base_url="http://user:word@eu.example:8443/prefix/v1", api_key=Secret("sk-1"), organization="org-1", project="proj-1"
+            name="eu", base_url="http://eu.example:8443/prefix/v1", api_key=Secret("sk-1"), organization="org-1", project="proj-1"
         )
         pool = Pool(account, asyncio.get_running_loop(), deadlines=None)  # type: ignore[arg-type]  # nothing is opened
         assert pool.account_lines == (
             b"host: eu.example:8443\r\nauthorization: Bearer sk-1\r\nopenai-organization: org-1\r\nopenai-project: proj-1\r\n"
         )
-        assert (pool.host, pool.port, pool.path_prefix) == ("eu.example", 8443, b"/prefix/v1")
+        assert pool.path_prefix == b"/prefix/v1"
 
     loopback.run(test)
 

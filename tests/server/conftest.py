@@ -10,6 +10,7 @@ import pytest
 
 from gateway.relay.call import Call, Client
 from gateway.relay.deadlines import NEVER, Deadlines
+from gateway.server.answer import Answer, MakeAnswer
 from gateway.server.connection import Bounds, ClientConnection, ServeCall
 from gateway.server.open_connections import OpenConnections
 
@@ -101,6 +102,7 @@ class Door:
 
     serve_call: ServeCall | None = None
     bounds: Bounds = BOUNDS
+    make_answer: MakeAnswer = Answer
     served: list[Served] = field(default_factory=list)
     broke: list[BaseException] = field(default_factory=list)
     connections: list[ClientConnection] = field(default_factory=list)
@@ -138,7 +140,7 @@ class Door:
 
     def _accept(self) -> ClientConnection:
         serve_call = self.serve_call or self.echo
-        connection = ClientConnection(self.loop, self.bounds, serve_call, self.deadlines, self.open, self.broke.append)
+        connection = ClientConnection(self.loop, self.bounds, serve_call, self.deadlines, self.open, self.broke.append, self.make_answer)
         self.connections.append(connection)
         return connection
 

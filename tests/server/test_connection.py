@@ -1,8 +1,7 @@
-"""A connection's life: order, bounds, time-outs, early refusals, leaving clients, drains."""
+"""A connection's life: order, bounds, time-outs, early refusals, leaving clients."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -12,7 +11,6 @@ from gateway.errors import ApiError
 from gateway.relay.call import Call, Client
 from gateway.relay.gate import Gate
 from gateway.server.connection import DISCARDED_BYTES_MAX, PIPELINED_MAX
-from gateway.server.open_connections import OpenConnections
 
 HOST = b"Host: a\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -501,43 +499,7 @@ def test_a_client_that_leaves_inside_its_body_is_a_cut_call(house: Any) -> None:
     house.run(test)
 
 
-# Draining
-
-
-def test_draining_closes_idle_connections_and_lets_running_exchanges_end(house: Any) -> None:
-    held = Held()
-
-    async def test() -> None:
-        async with house.door(held.serve) as door:
-            idle, busy = await door.line(), await door.line()
-            busy.send(request("a") + request("b"))
-            await house.until(lambda: len(held.gates) == 1 and len(door.connections) == 2)
-            drained = asyncio.ensure_future(door.open.drain(asyncio.get_running_loop().time() + 5))
-            assert await idle.closed()
-            assert not drained.done()
-            held.gates[0].open(None)
-            got = await busy.answer()
-            assert (got.body, got.headers["connection"]) == (b"/a", "close")
-            assert await busy.closed()
-            await drained
-            assert len(held.gates) == 1, "no further request is begun"
-
-    house.run(test)
-
-
-def test_what_has_not_ended_by_the_deadline_of_the_drain_is_broken_off(house: Any) -> None:
-    held = Held()
-
-    async def test() -> None:
-        async with house.door(held.serve) as door:
-            line = await door.line()
-            line.send(request("a"))
-            await house.until(lambda: len(held.gates) == 1)
-            await door.open.drain(0)
-            assert held.told == [0]
-            assert await line.closed()
-
-    house.run(test)
+# As many as there may be
 
 
 def test_one_connection_too_many_is_told_so_and_the_others_are_served(house: Any, assert_openai_error: Any) -> None:
@@ -554,12 +516,5 @@ def test_one_connection_too_many_is_told_so_and_the_others_are_served(house: Any
             assert await over.closed()
             lines[0].send(request("b"))
             assert (await lines[0].answer()).status == 200
-
-    house.run(test)
-
-
-def test_draining_nobody_takes_no_time(house: Any) -> None:
-    async def test() -> None:
-        await OpenConnections().drain(asyncio.get_running_loop().time() + 60)
 
     house.run(test)

@@ -78,3 +78,20 @@ def test_an_ask_may_mix_slots_and_an_ask_without_limits_passes() -> None:
     mixed = Ask("x", (team_limit(1), team_limit(2)), (1, 1))
     assert isinstance(store.reserve_now(mixed, T), Admitted)
     assert isinstance(store.reserve_now(Ask("y", (), ()), T), Admitted)
+
+
+def test_a_clock_that_was_set_back_locks_nobody_out() -> None:
+    """A bucket leaks from its last tick on: touched at a later hour, it would stay as full as it is until that hour."""
+    store = MemoryStore()
+    (limit,) = limits = (team_limit(1),)
+    earlier = T - 7_200_000
+    for number in range(60):
+        assert isinstance(store.reserve_now(Ask(f"x{number}", limits, (1,)), T), Admitted)
+    store.set_back(earlier)
+    refused = store.reserve_now(Ask("at once", limits, (1,)), earlier)
+    assert isinstance(refused, Refused)  # it gives nothing back that had not leaked
+    assert refused.wait_ms == 1000
+    assert isinstance(store.reserve_now(Ask("a second later", limits, (1,)), earlier + 1000), Admitted)
+    assert isinstance(store.reserve_now(Ask("and no more", limits, (1,)), earlier + 1000), Refused)
+    (reading,) = store.readings_now(limits, earlier + 61_000)
+    assert reading.remaining_units == limit.capacity_units

@@ -29,7 +29,7 @@ TEAM = Team(name="voice", tier="tier-1", keys=(Key(id="dev", hash=key_hash(b"gk-
 def snapshot(account: Account = ACCOUNT) -> Snapshot:
     nowhere = Listen("127.0.0.1", 0)
     return Snapshot(
-        settings=Settings(proxy=ProxySettings(listen=nowhere), admin=AdminSettings(nowhere, Secret("")), accounts=(account,)),
+        settings=Settings(proxy=ProxySettings((nowhere,)), admin=AdminSettings(nowhere, Secret("")), accounts=(account,)),
         catalogue=Catalogue((CARD,)),
         tiers=(Tier("tier-1"),),
         start_tier="tier-1",
