@@ -1,6 +1,6 @@
 """The path without sockets: calls from `data_received` to `write`, in one process, so that a profiler sees only our code.
 
-    python bench/path.py [--calls 20000] [--stream] [--profile]
+    python bench/path.py [--calls 20000] [--stream | --paced] [--profile]
 
 Says µs of CPU, which move with the machine's other load, and the same in a yardstick's time, which moves much less.
 Both transports are stand-ins that keep nothing; the journal, the store, the snapshot and all rooms are real.
@@ -59,14 +59,14 @@ CHUNK = (
 DELTA = b'{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":%b}'
 
 
-def answer(*, streams: bool) -> bytes:
-    """What the upstream says, at once."""
+def answer(*, streams: bool) -> list[bytes]:
+    """What the upstream says: a head, then what would come one by one at a writing pace."""
     if not streams:
-        return ANSWER_HEAD % (b"application/json", b"Content-Length: %d" % len(BODY)) + BODY
+        return [ANSWER_HEAD % (b"application/json", b"Content-Length: %d" % len(BODY)) + BODY]
     events = [CHUNK % (DELTA % b"null", b"null")] * (EVENTS - 3)
     events += [CHUNK % (DELTA % b'"stop"', b"null"), CHUNK % (b"", USAGE), b"data: [DONE]\n\n"]
-    chunks = b"".join([b"%x\r\n%b\r\n" % (len(event), event) for event in events])
-    return ANSWER_HEAD % (b"text/event-stream", b"Transfer-Encoding: chunked") + chunks + b"0\r\n\r\n"
+    chunks = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
+    return [ANSWER_HEAD % (b"text/event-stream", b"Transfer-Encoding: chunked"), *chunks, b"0\r\n\r\n"]
 
 
 def request(*, streams: bool) -> bytes:
@@ -106,14 +106,15 @@ def yardstick() -> None:
 class Nowhere(asyncio.Transport):
     """Takes what is written, and may answer it."""
 
-    def __init__(self, protocol: Upstream | None = None, answer: bytes = b"") -> None:
+    def __init__(self, protocol: Upstream | None = None, answer: list[bytes] | None = None) -> None:
         super().__init__()
-        self.protocol, self.answer, self.ends = protocol, answer, 0
+        self.protocol, self.answer, self.ends = protocol, answer or [], 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.ends += data[-5:] == b"0\r\n\r\n" or data[-1:] == b"}"
         if self.protocol is not None:
-            asyncio.get_running_loop().call_soon(self.protocol.data_received, self.answer)
+            for piece in self.answer:
+                asyncio.get_running_loop().call_soon(self.protocol.data_received, piece)
 
     def is_closing(self) -> bool:
         return False
@@ -133,7 +134,7 @@ class Nowhere(asyncio.Transport):
     def abort(self) -> None: ...
 
 
-def connect(pool: Pool, worker: Worker, answer: bytes) -> None:
+def connect(pool: Pool, worker: Worker, answer: list[bytes]) -> None:
     """One more connection to the upstream that is not there."""
     loop = asyncio.get_running_loop()
     upstream = Upstream(loop, worker._deadlines, first_byte_timeout_ms=10_000, stall_timeout_ms=10_000)
@@ -147,6 +148,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=20_000)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--paced", action="store_true")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     loop, profile, broken = asyncio.get_running_loop(), cProfile.Profile(), list[BaseException]()
@@ -159,9 +161,13 @@ async def main() -> None:
         worker.drained.set()  # no listener: calls come from here
         await worker.take_snapshot(encode_snapshot(loaded.snapshot(time.time_ns() // 1000)))
         bounds = Bounds(65_536, 10**8, 10_000, 10_000, 10_000, 10_000)
-        out, clients, call = Nowhere(), [], request(streams=options.stream)
+        streams = options.stream or options.paced
+        pieces = answer(streams=streams)
+        if not options.paced:
+            pieces = [b"".join(pieces)]
+        out, clients, call = Nowhere(), [], request(streams=streams)
         for _ in range(CLIENTS):
-            connect(worker.house.pools["openai"], worker, answer(streams=options.stream))
+            connect(worker.house.pools["openai"], worker, pieces)
             clients.append(
                 ClientConnection(
                     loop, bounds, lambda c, a: exchange(c, a, worker.house), worker._deadlines, OpenConnections(), broken.append
