@@ -17,7 +17,8 @@ FACTS = """
 import json, platform, sys, sysconfig, timeit, gateway
 arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
 speed = min(timeit.repeat("for i in range(1000): d[i & 63] = [i, d.get(i & 31)]; s += i & 7", "d = {}; s = 0", number=2000, repeat=5))
-print(json.dumps([platform.python_version(), "--enable-optimizations" in arguments, sys.executable, speed * 1e9 / 2e6, gateway.__file__]))
+optimised = "--enable-optimizations" in arguments
+print(json.dumps([platform.python_version(), optimised, sys.executable, speed * 1e9 / 2e6, gateway.__file__, sys.base_prefix]))
 """
 
 
@@ -71,9 +72,11 @@ def install_litellm(say: Say) -> str:
 
 
 def python_facts(python: str) -> str:
-    """Version, whether it says of itself that it was built with PGO, and how fast it is at what all programs do."""
+    """Version, whether it was built with PGO as far as it says, and how fast it is at what all programs do."""
     said = subprocess.run([python, "-c", FACTS], check=True, capture_output=True, cwd="/").stdout
-    version, optimised, executable, loop_ns, package = json.loads(said)
-    built = "built with PGO" if optimised else "its build does not say whether with PGO (Debian's is)"
+    version, optimised, executable, loop_ns, package, prefix = json.loads(said)
+    built = "built with PGO" if optimised else "built without --enable-optimizations, so without PGO"
+    if not optimised and prefix == "/usr":
+        built = "the distribution's build (Debian makes its own with PGO)"
     where = "" if Path(package).is_relative_to(CHECKOUT) else f"; NOT this checkout's gateway but {package}"
     return f"Python {version} ({executable}), {built}; {loop_ns:.0f} ns a turn of a loop{where}"

@@ -157,7 +157,7 @@ async def main() -> None:
         loaded = load(configure(folder), os.environ)
         assert isinstance(loaded, Loaded), loaded
         journal = stack.enter_context(JournalWriter(folder / "journal", "w0"))
-        worker = Worker(WorkerOptions("w0", str(folder / "journal"), -1), loop, journal)
+        worker = Worker(WorkerOptions("w0", str(folder / "journal"), ()), loop, journal)
         worker.drained.set()  # no listener: calls come from here
         await worker.take_snapshot(encode_snapshot(loaded.snapshot(time.time_ns() // 1000)))
         bounds = Bounds(65_536, 10**8, 10_000, 10_000, 10_000, 10_000)

@@ -109,11 +109,11 @@ def start(stack: ExitStack, folder: Path, setting: Setting, names: Sequence[str]
             say(f"left out: {name}: {reason}")
         if not reason:
             starts[name] = partial(begin, setting)
-    if "gateway" in names:
-        for number, python in enumerate(setting.pythons[1:], 2):
-            starts[f"gateway-{number}"] = partial(gateway, setting, python=python, name=f"gateway [{number}]")
-        if many_teams:
-            starts["gateway-many-teams"] = partial(gateway, setting, name="gateway, 10,000 teams", teams=TEAMS_MANY)
+        if name == "gateway":
+            for number, python in enumerate(setting.pythons[1:], 2):
+                starts[f"gateway-{number}"] = partial(gateway, setting, python=python, name=f"gateway [{number}]")
+            if many_teams:
+                starts["gateway-many-teams"] = partial(gateway, setting, name="gateway, 10,000 teams", teams=TEAMS_MANY)
     found = []
     for name, starter in starts.items():
         say(f"starting {name}{' over TLS' if tls else ''}")

@@ -99,20 +99,6 @@ def close_exchange(
     )
 
 
-def unknown_entry(intent: Intent, job: Job, *, ended_at_us: int) -> Entry:
-    """Of an exchange that broke inside the gateway after OpenAI was contacted: the worst case, marked."""
-    return Entry(
-        exchange_id=intent.exchange_id, session_id=None, team=intent.team, key=intent.key, account=intent.account,
-        endpoint=intent.endpoint, model_asked=intent.model_asked, model_served=None, service_tier=None,
-        usage=intent.ask_usage, details={}, usage_source="unknown", cost_picousd=intent.ask_cost_picousd,
-        price_version=intent.price_version, status=None, error_code="gateway_error", upstream_request_id=None,
-        client_request_id=intent.client_request_id, admitted_at_us=intent.admitted_at_us,
-        ended_at_us=max(ended_at_us, intent.admitted_at_us), timings_us={}, retry_count=intent.retry_count,
-        outcome="gateway_error", ask_tokens=tokens_of(job.ask_usage) or None, streamed=job.streams,
-        body_bytes=job.call.body_bytes, marks=intent.marks,
-    )  # fmt: skip
-
-
 def _usage(job: Job, observed: Observed | None, status: int | None, *, complete: bool) -> tuple[Usage, UsageSource]:
     kind = job.endpoint.kind
     if kind in (Kind.UNMETERED, Kind.UNKNOWN):

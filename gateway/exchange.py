@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from gateway.admission import Refused
 from gateway.admission.answers import ratelimit_headers, refusal
 from gateway.admission.limits import account_part
-from gateway.closing import close_exchange, intent_of, unknown_entry
+from gateway.closing import close_exchange, intent_of
 from gateway.config.snapshot import Facts
 from gateway.control import BooksAway
 from gateway.endpoints.job import may_see
@@ -22,13 +22,14 @@ from gateway.errors import ApiError, invalid_request
 from gateway.house import House
 from gateway.job import Job, understand
 from gateway.journal.commit import JournalError
-from gateway.journal.records import Intent
+from gateway.journal.records import Entry, Intent
+from gateway.journal.unknown import unknown_entry
 from gateway.metering.answers import read_plain_answer
 from gateway.metering.observers import AnswerObserver
 from gateway.relay.answer import AnswerHead
 from gateway.relay.call import Body, Call, Client
 from gateway.relay.carry import Begun, Carry, End, Tap
-from gateway.relay.connect import NoConnection
+from gateway.relay.connect import AllInUse, NoConnection
 from gateway.relay.head import answer_lines, upstream_head, without_credentials
 from gateway.relay.pool import Pool
 from gateway.teams.identify import NotIdentified, identify
@@ -81,7 +82,7 @@ async def exchange(call: Call, client: Client, house: House) -> None:
         )
     except Exception:
         carry.abandon()
-        house.record(job, carry, decision, unknown_entry(intent, job, ended_at_us=house.now_us()))  # no reason to lose a call
+        house.record(job, carry, decision, _broken(intent, job, house.now_us()))  # no reason to lose a call
         raise
     house.record(job, carry, decision, entry)  # 9 settle, 10 record
     if carry.head is not None:
@@ -142,6 +143,12 @@ def _objects_named(job: Job) -> Sequence[tuple[str, str]]:
         return ()
     named = [(body.previous_response_id, "previous_response_id"), (body.conversation_id, "conversation")]
     return [(object_id, name) for object_id, name in named if object_id is not None]
+
+
+def _broken(intent: Intent, job: Job, ended_at_us: int) -> Entry:
+    """Of an exchange that broke inside the gateway after OpenAI was contacted."""
+    error, call = "gateway_error", job.call
+    return unknown_entry(intent, ended_at_us=ended_at_us, outcome=error, error_code=error, streamed=job.streams, body_bytes=call.body_bytes)
 
 
 def _intended(intent: Intent, house: House) -> bool:
@@ -220,6 +227,9 @@ def _drain_ms(job: Job) -> int | None:
 
 
 def _no_connection(error: NoConnection) -> ApiError:
+    if isinstance(error, AllInUse):
+        message = "The gateway carries as many calls as it may (connections_max of the account). Nothing was sent; try again in a moment."
+        return ApiError(503, "server_error", message, code="overloaded", retry_after_ms=1_000)
     status = 504 if error.timed_out else 502
     message = f"OpenAI could not be reached: {error}. Nothing was sent; try again."
     return ApiError(status, "server_error", message, code="upstream_unreachable")

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import signal
-import socket
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -19,7 +18,6 @@ import uvloop
 from gateway import VERSION, failpoints
 from gateway.admission.limits import TierExcludes, units_for
 from gateway.admission.shares import HOLD_MS_MAX, AccountShares
-from gateway.config.snapshot import Settings
 from gateway.config.snapshot_reader import SnapshotReader
 from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, control_path
 from gateway.exchange import exchange
@@ -29,13 +27,10 @@ from gateway.process import clients_max, configure_logs, end_with_parent
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
 from gateway.relay.pool import Pool
-from gateway.server.connection import Bounds, ClientConnection
-from gateway.server.open_connections import OpenConnections
-from gateway.server.tls import RenewableTls, listener_context
+from gateway.server.front import Front
 from gateway.stores.memory import MemoryStore
 
 LAG_EVERY_MS = 100
-BACKLOG = 2_048
 
 _log = structlog.get_logger("gateway.worker")
 
@@ -45,7 +40,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
 
     name: str
     journal_folder: str
-    listen_fd: int  # a bound socket, which `serve` keeps open over restarts
+    listen_fds: tuple[int, ...]  # sockets that listen, which `serve` keeps open over restarts
     journal_segment_bytes: int = SEGMENT_BYTES
 
 
@@ -61,9 +56,7 @@ class Worker:
         self._deadlines = Deadlines()
         self._snapshots = SnapshotReader()
         self._tasks: set[asyncio.Task[str | None]] = set()
-        self._connections = OpenConnections()
-        self._server: asyncio.Server | None = None
-        self._tls: RenewableTls | None = None
+        self._serving = self._may_serve = False
         self._lags_us: list[int] = []
         self._tended_ms = 0
         self.drained = asyncio.Event()
@@ -76,27 +69,30 @@ class Worker:
             now_us=lambda: time.time_ns() // 1000,
             clock_ns=time.perf_counter_ns,
         )
+        self._front = Front(loop, lambda call, client: exchange(call, client, self.house), self._deadlines, _broke)
 
     # WorkerHandlers: what the books say
 
     async def take_snapshot(self, snapshot: bytes) -> None:
-        """New facts, from the next exchange on; with the first, begin to serve."""
+        """New facts, from the next exchange on."""
         facts, house = await self._snapshots.read(snapshot), self.house
         pools: dict[str, Pool] = {}
         for account in facts.accounts.values():  # all of them before one is used: a certificate that cannot be read changes nothing
             kept = house.pools.get(account.name)
             pools[account.name] = kept if kept is not None and kept.account == account else Pool(account, self._loop, self._deadlines)
-        tls = facts.snapshot.settings.proxy.tls
-        renewed = listener_context(tls) if tls is not None else None
+        settings = facts.snapshot.settings
+        upstream_max = sum(account.connections_max for account in settings.accounts)
+        self._front.configure(settings.proxy, clients_max(settings.proxy.connections_max, upstream_max))
         replaced = [pool for name, pool in house.pools.items() if pools.get(name) is not pool]
         house.facts, house.pools = facts, pools
         for pool in replaced:
             pool.retire()
-        if self._server is None and not self.drained.is_set():
-            self._tls = RenewableTls(renewed) if renewed is not None else None
-            await self._serve(facts.snapshot.settings)
-        elif self._tls is not None and renewed is not None:
-            self._tls.renew(renewed)
+        await self._serve()
+
+    async def begin(self) -> None:
+        """Let clients in: the buckets are as full as they will be."""
+        self._may_serve = True
+        await self._serve()
 
     def refill(self, spent: tuple[Spent, ...]) -> None:
         """Fill the daily buckets with what the ledger says was used before this process began.
@@ -148,7 +144,7 @@ class Worker:
         return Report(
             in_flight=dict(tally.in_flight),
             streams_active={"sse": tally.streams} if tally.streams else {},
-            connections=len(self._connections),
+            connections=len(self._front.connections),
             refusals=refusals,
             decisions=decisions,
             auth_failures=auth_failures,
@@ -167,26 +163,11 @@ class Worker:
 
     # inside
 
-    async def _serve(self, everything: Settings) -> None:
-        settings, upstream_max = everything.proxy, sum(account.connections_max for account in everything.accounts)
-        bounds = Bounds(
-            head_bytes_max=settings.head_bytes_max,
-            body_bytes_max=settings.body_bytes_max,
-            head_timeout_ms=settings.head_timeout_ms,
-            body_timeout_ms=settings.body_timeout_ms,
-            idle_timeout_ms=settings.idle_timeout_ms,
-            write_timeout_ms=settings.write_timeout_ms,
-            connections_max=clients_max(settings.connections_max, upstream_max),
-        )
-
-        def accept() -> ClientConnection:
-            return ClientConnection(
-                self._loop, bounds, lambda call, client: exchange(call, client, self.house), self._deadlines, self._connections, _broke
-            )
-
-        tls = self._tls.listening if self._tls is not None else None
-        listener = socket.socket(fileno=self._options.listen_fd)
-        self._server = await self._loop.create_server(accept, sock=listener, ssl=tls, backlog=BACKLOG)
+    async def _serve(self) -> None:
+        if self.house.facts is None or not self._may_serve or self._serving or self.drained.is_set():
+            return
+        self._serving = True
+        await self._front.listen(self._options.listen_fds)
         _log.info("serving", worker=self._options.name, boot=self._journal.boot)
 
     async def run(self) -> None:
@@ -196,11 +177,9 @@ class Worker:
         self._measure_lag(self._loop.time())
         await self.control.start()
         await self.drained.wait()
-        if self._server is not None:
-            self._server.close()
         facts = self.house.facts
         deadline_s = self._loop.time() + (facts.snapshot.settings.proxy.drain_timeout_ms / 1000 if facts else 0)
-        await self._connections.drain(deadline_s)
+        await self._front.drain(deadline_s)
         await self.house.finish(deadline_s)
         self._shares.give_back(time.time_ns() // 1_000_000)
         self._deadlines.stop()

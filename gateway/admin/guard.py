@@ -33,10 +33,17 @@ def _from_another_site(method: str, headers: Mapping[str, str]) -> ApiError | No
     if method in ("GET", "HEAD"):
         return None
     origin = headers.get("Origin")
-    same_origin = origin is None or urlsplit(origin).netloc.lower() == headers.get("Host", "").lower()
+    same_origin = origin is None or _host_of(origin) == headers.get("Host", "").lower()
     if not same_origin or headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         return _forbidden("A request from another site is not served.")
     return None
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # no browser's
+        return None
 
 
 def _bears(token: str, authorization: str) -> bool:

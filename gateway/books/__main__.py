@@ -16,4 +16,5 @@ if __name__ == "__main__":
     configure_logs()
     end_with_parent(int(sys.argv[2]))
     failpoints.arm("books", os.environ.get(failpoints.VARIABLE, ""))
-    sys.exit(asyncio.run(run_books(msgspec.json.decode(sys.argv[1], type=BooksOptions), os.environ)))
+    given = msgspec.json.decode(sys.argv[1], type=BooksOptions)
+    sys.exit(asyncio.run(run_books(given, os.environ, on_loaded=lambda: print("loaded", flush=True))))

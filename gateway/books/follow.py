@@ -114,7 +114,8 @@ class Follower:
                         failed[worker] = str(error)
                         continue
                     total += turn.records
-                    if not turn.caught_up and turn.newest_at_us < began_us:
+                    # Of a later hour than now it is of before the clock was set back.
+                    if not turn.caught_up and not began_us <= turn.newest_at_us <= time.time_ns() // 1000:
                         behind.append(worker)
                 todo = behind
             self._is("ok", "")

@@ -78,7 +78,7 @@ class Links:
     # LinkHandlers
 
     async def on_connected(self, link: WorkerLink) -> None:
-        """Refill is looked up before the worker gets its configuration: from then on it serves, and its calls would count twice."""
+        """The worker lets clients in once it has its configuration and its buckets."""
         assert self._configuration is not None
         memory = self._configuration.snapshot.settings.store_url == "memory"
         self._not_refilled.pop(link.worker, None)  # of its life before, or tried again
@@ -87,8 +87,11 @@ class Links:
             answer = await self._configuration.greet(link)
             if isinstance(answer, NotTaken):
                 _log.error("configuration_not_taken", worker=link.worker, reason=answer.reason)
+                if refill is not None:
+                    self._tell_not_refilled(link.worker, "it has not taken the configuration that it was given first")
             elif refill is not None:
                 self._send(link, refill)
+            link.begin()
         except WorkerAway as error:  # it died meanwhile, and is greeted again when it is back
             _log.warning("worker_not_greeted", worker=link.worker, reason=str(error))
         except ValueError as error:

@@ -39,6 +39,7 @@ WATCH_EVERY_S = 1.0
 PUSH_TIMEOUT_MS = 10_000
 WORKERS_LOST_MAX = 2  # that were being given a candidate: one may be a coincidence, the second is the candidate's fault
 NEEDS_RESTART = ("journal_folder", "journal_segment_bytes", "ledger_url", "store_url", "workers")  # besides the listeners: read once
+PROXY_NEEDS_RESTART = ("listen", "socket_mode", "drain_timeout_ms")  # `serve` reads these; all else rules for new connections
 
 _WAITING = ("no worker is there to take it: the next one is given it, and what ruled rules on until then",)
 _log = structlog.get_logger("gateway.books")
@@ -256,8 +257,8 @@ def _changed_for_restart(before: Settings, now: Settings) -> tuple[str, ...]:
     changed = [name for name in NEEDS_RESTART if getattr(before, name) != getattr(now, name)]
     changed += [
         f"proxy.{name}"
-        for name in before.proxy.__struct_fields__
-        if name != "tls" and getattr(before.proxy, name) != getattr(now.proxy, name)
+        for name in PROXY_NEEDS_RESTART
+        if getattr(before.proxy, name) != getattr(now.proxy, name)
     ]
     changed += ["proxy.tls"] if (before.proxy.tls is None) != (now.proxy.tls is None) else []  # another certificate is taken at once
     changed += ["admin.listen"] if before.admin.listen != now.admin.listen else []

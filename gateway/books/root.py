@@ -149,7 +149,9 @@ class Books:
             await self.configuration.teach(output_tokens, input_tokens)
 
 
-async def run_books(options: BooksOptions, env: Mapping[str, str], stop: asyncio.Event | None = None) -> int:
+async def run_books(
+    options: BooksOptions, env: Mapping[str, str], stop: asyncio.Event | None = None, *, on_loaded: Callable[[], None] = lambda: None
+) -> int:
     """Keep the books until SIGTERM, SIGINT or `stop`. The exit status: 0, ALREADY_KEPT, or BAD_CONFIGURATION with the problems on stderr.
 
     SIGHUP reads the configuration again. At the end the journals are read to their end, for at most `follow.DRAIN_S`.
@@ -158,6 +160,7 @@ async def run_books(options: BooksOptions, env: Mapping[str, str], stop: asyncio
     if not isinstance(loaded, Loaded):
         sys.stderr.writelines(f"{problem.text()}\n" for problem in loaded)
         return BAD_CONFIGURATION
+    on_loaded()  # books that keep these journals now may go
     stop, reload_now = stop or asyncio.Event(), asyncio.Event()
     async with AsyncExitStack() as stack:
         _on_signals(stack, {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload_now})

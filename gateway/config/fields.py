@@ -122,10 +122,12 @@ def parse_listen(value: object) -> Listen:
 
 def parse_origin(value: object) -> str:
     """ "https://app.example.com", "http://localhost:5173" or "*", as browsers write it: in lower case, without the scheme's own port."""
-    found = _ORIGIN.fullmatch(value.lower()) if isinstance(value, str) else None
-    if value == "*" or (found and int(found[3] or 0) <= 65_535):
-        origin = value.lower()
-        return origin.removesuffix(_OWN_PORTS.get(found[1], "no port")) if found else origin
+    origin = value.lower() if isinstance(value, str) else ""
+    found = _ORIGIN.fullmatch(origin)
+    if found is not None and int(found[3] or 0) <= 65_535:
+        return origin.removesuffix(_OWN_PORTS.get(found[1], "no port"))
+    if origin == "*":
+        return origin
     raise ValueError('an origin is written as browsers send it, https://app.example.com or http://localhost:5173, without a path; "*": any')
 
 

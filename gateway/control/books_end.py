@@ -17,6 +17,7 @@ from gateway.control.channel import Channel, ChannelLost
 from gateway.control.messages import (
     AskLimits,
     Attach,
+    Begin,
     Drain,
     Hello,
     LimitsAnswer,
@@ -132,6 +133,10 @@ class WorkerLink:
     def refill(self, spent: tuple[Spent, ...]) -> None:
         """Send what the ledger knows of the buckets. Raises WorkerAway, and ValueError when it is too large."""
         self._send(Refill(spent))
+
+    def begin(self) -> None:
+        """Tell the worker to let clients in. Raises WorkerAway."""
+        self._send(Begin())
 
     def drain(self) -> None:
         """Tell the worker to finish. Raises WorkerAway."""

@@ -136,6 +136,10 @@ class Refill(msgspec.Struct, frozen=True, tag="refill"):
     spent: tuple[Spent, ...]
 
 
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    """Down, after the first snapshot and the refill, if there is one: let clients in. Before, a day would begin anew for them."""
+
+
 class AskLimits(msgspec.Struct, frozen=True, tag="ask_limits"):
     """Down: the buckets of one team; None: of all, fullest first."""
 
@@ -156,4 +160,4 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
 
 
 Up = Hello | Report | Taken | NotTaken | LimitsAnswer | AskOwner
-Down = Attach | PushSnapshot | Refill | AskLimits | OwnerAnswer | Drain
+Down = Attach | PushSnapshot | Refill | Begin | AskLimits | OwnerAnswer | Drain

@@ -28,13 +28,16 @@ class BooksAway(Exception):
 
 
 class WorkerHandlers(Protocol):
-    """What a worker does when the books speak. Called on the worker's loop; only `take_snapshot` may wait."""
+    """What a worker does when the books speak. Called on the worker's loop; only `take_snapshot` and `begin` may wait."""
 
     async def take_snapshot(self, snapshot: bytes) -> None:
         """Decode (`config.snapshot.Snapshot`, MessagePack) and use from the next exchange on. Whatever it raises is told to the books."""
 
     def refill(self, spent: tuple[Spent, ...]) -> None:
         """Fill the daily buckets of a memory store, after the first snapshot; at most once in a worker's life."""
+
+    async def begin(self) -> None:
+        """Let clients in. Called again by other books, or when there was no snapshot yet."""
 
     def limits(self, team: str | None) -> tuple[LimitReading, ...]:
         """The buckets of a team as they are; None: of all, fullest first."""
@@ -157,6 +160,8 @@ class WorkerControl:
             if not self._refilled:
                 self._refilled = True
                 self._handlers.refill(message.spent)
+        elif isinstance(message, messages.Begin):
+            await self._handlers.begin()
         elif isinstance(message, messages.AskLimits):
             readings = self._handlers.limits(message.team)
             kept = readings[: messages.LIMIT_READINGS_MAX]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gateway.dashboards.panels import (
     BLUE,
     GREEN,
@@ -25,6 +23,7 @@ from gateway.dashboards.panels import (
 )
 from gateway.dashboards.variables import Variable
 
+UID = "gateway-overview"  # in links and bookmarks: never another
 VARIABLES = (
     Variable("job", "gateway_build_info", "The scrape job of Prometheus."),
     Variable(
@@ -67,10 +66,10 @@ def quantile(metric: str, selector: str, name: str) -> str:
     return f"histogram_quantile({QUANTILES[name]}, sum by (le) ({rate(f'{metric}_bucket', selector)}))"
 
 
-def latency(title: str, description: str, metric: str, selector: str) -> Panel:
+def latency(title: str, description: str, metric: str, selector: str, width: int = 6) -> Panel:
     """p50, p95 and p99 of a histogram of seconds."""
     queries = [Query(quantile(metric, selector, name), name) for name in QUANTILES]
-    return timeseries(title, description, "s", *queries, width=6, colors=QUANTILE_COLORS)
+    return timeseries(title, description, "s", *queries, width=width, colors=QUANTILE_COLORS)
 
 
 def at_a_glance() -> Row:
@@ -130,9 +129,9 @@ def tokens_and_cost() -> Row:
                    Query(f"3600 * sum by (cost_class) ({rate('gateway_cost_usd_total', OF_CALL)})", "{{cost_class}}"),
                    width=8, stacked=True, axis="USD / hour"),
         table("Cost by team", "The teams that spent most in the dashboard's time range. A team's name selects it.", "currencyUSD",
-              Query(f"topk(20, sum by (team) ({spent}) > 0)", instant=True), width=12, height=8, shown="cost", link="team"),
+              Query(f"topk(20, sum by (team) ({spent}) > 0)", instant=True), width=12, height=8, shown="cost", link="team", uid=UID),
         table("Cost by model", "The models that cost most in the dashboard's time range. A model's name selects it.", "currencyUSD",
-              Query(f"topk(20, sum by (model) ({spent}) > 0)", instant=True), width=12, height=8, shown="cost", link="model"),
+              Query(f"topk(20, sum by (model) ({spent}) > 0)", instant=True), width=12, height=8, shown="cost", link="model", uid=UID),
     ))  # fmt: skip
 
 
@@ -177,7 +176,8 @@ def limits() -> Row:
         timeseries("Fullest limit by kind", "Used share of the fullest limit of each kind: requests a minute and a day, tokens a minute.",
                    "percentunit", Query(f"max by (limit) ({used}{{{OF_TEAM}}})", "{{limit}}"), width=12, height=9, top=1),
         table("Teams held by a limit", "Calls refused by a limit in the dashboard's time range. A team's name selects it.", "short",
-              Query(f"topk(20, sum by (team, limit) ({refused}) > 0)", instant=True), width=12, height=7, shown="refused", link="team"),
+              Query(f"topk(20, sum by (team, limit) ({refused}) > 0)", instant=True),
+              width=12, height=7, shown="refused", link="team", uid=UID),
         bar_gauge("Accounts' limits now", "Used share of what OpenAI grants each account, which all teams share.", "percentunit",
                   Query(f'topk(12, max by (limit, scope) ({used}{{{OF_JOB},team="(all)",scope=~"account:$account:.+"}}))',
                         "{{scope}} {{limit}}", instant=True), width=12, height=7, steps=NEARLY_FULL),
@@ -196,8 +196,8 @@ def books() -> Row:
         timeseries("Unpriced calls", "Calls with usage and no price: their cost is missing above.", "short",
                    Query("sum by (model, reason) (increase(gateway_unpriced_requests_total"
                          f'{{{OF_JOB},model=~"$model"}}[$__rate_interval])) > 0', "{{model}} {{reason}}"), width=5, stacked=True),
-        replace(latency("Event loop lag", "How late the workers' loops are: above some milliseconds a core is full.",
-                        "gateway_event_loop_lag_seconds", OF_JOB), width=5),
+        latency("Event loop lag", "How late the workers' loops are: above some milliseconds a core is full.",
+                "gateway_event_loop_lag_seconds", OF_JOB, width=5),
         timeseries("Beyond the cap of series", "Samples counted under `other` because a metric has `metrics.series_max` series.", "short",
                    Query(f"sum(increase(gateway_metrics_overflow_total{{{OF_JOB}}}[$__rate_interval]))", "samples"), width=4),
     ), collapsed=True)  # fmt: skip
@@ -206,7 +206,7 @@ def books() -> Row:
 def overview() -> Json:
     """The dashboard `gateway-overview`."""
     return dashboard(
-        "gateway-overview",
+        UID,
         "Gateway: overview",
         "Is the gateway well, what goes through it, what does it cost, how fast is it, and who is at a limit?",
         VARIABLES,

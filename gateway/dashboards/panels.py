@@ -154,17 +154,21 @@ def bar_gauge(
     return Panel("bargauge", title, description, unit, (query,), width, height, fields, options=options)
 
 
-def table(title: str, description: str, unit: str, query: Query, *, width: int, height: int, shown: str, link: str = "") -> Panel:
-    """One line for each series, greatest first: its labels and its value, which is called `shown`. `link`: a label that selects itself."""
+def table(title: str, description: str, unit: str, query: Query, *, width: int, height: int, shown: str, link: str, uid: str) -> Panel:
+    """One line for each series, greatest first: its labels and its value, which is called `shown`.
+
+    `link`: a label whose values select themselves on the dashboard `uid`; the data source, the job and the time range stay.
+    """
     options = {
         "showHeader": True,
         "cellHeight": "sm",
         "footer": {"show": False, "reducer": ["sum"], "countRows": False},
         "sortBy": [{"displayName": shown, "desc": True}],
     }
-    url = f"?var-{link}=${{__data.fields.{link}}}&${{__url_time_range}}"
+    kept = "var-datasource=${datasource}&${job:queryparam}&${__url_time_range}"
+    url = f"/d/{uid}?var-{link}=${{__data.fields.{link}}}&{kept}"
     links = {"id": "links", "value": [{"title": f"Only this {link}", "url": url, "targetBlank": False}]}
-    overrides = ({"matcher": {"id": "byName", "options": link}, "properties": [links]},) if link else ()
+    overrides = ({"matcher": {"id": "byName", "options": link}, "properties": [links]},)
     tidy = {"id": "organize", "options": {"excludeByName": {"Time": True}, "indexByName": {}, "renameByName": {"Value": shown}}}
     fields = {"custom": {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False}, "noValue": "none"}
     return Panel("table", title, description, unit, (query,), width, height, fields, overrides, options, (tidy,))

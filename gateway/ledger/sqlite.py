@@ -102,6 +102,8 @@ class SqliteLedger(SqliteQuestions):
                 self._database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
                 self._database.execute("PRAGMA temp_store = MEMORY")
                 migrate(self._database)
+                # SQLite opens what it may only read without a word, and never writes to it then: found out now, it is opened again.
+                self._database.executescript("BEGIN IMMEDIATE; UPDATE versions SET version = version; ROLLBACK;")
             except BaseException:
                 self._database.close()
                 raise

@@ -16,6 +16,7 @@ EVENT_BYTES_MAX = 4_194_304
 ANSWER_BYTES_MAX = 33_554_432
 
 _EVENT_END = re.compile(rb"\n\r?\n")
+_NO_EVENTS = re.compile(rb"\n{2,}|(?:\r?\n){2,}")  # empty lines, any number at once: one by one, a read full of them holds up everybody
 _END_BYTES_MAX = 3
 _REACH_BYTES = 16_384  # of the first events offered at once: what one TLS record holds, which is what a burst is read in
 _REACH_GROWTH = 4  # after a success: many events soon go at once, and what one refusal wastes stays in proportion
@@ -193,7 +194,7 @@ class StreamObserver(ABC):
             end = _last_end_within(block, at, self._plain_bytes(block, at, reach)) if self.started else at
             alone = end == at
             if alone:
-                found = _EVENT_END.search(block, at)
+                found = _NO_EVENTS.match(block, at) or _EVENT_END.search(block, at)
                 if found is None:
                     break  # all is taken, or one line end too many is left: it begins the next event
                 end, reach = found.end(), reach // 2 if self.started else reach
@@ -300,6 +301,8 @@ def data_of(event: bytes) -> bytes:
     """The data of one event: its `data` lines joined by LF."""
     if event.startswith(b"data: ") and event.find(b"\n") >= len(event) - 2:
         return event[6:].rstrip(b"\r\n")
+    if b"data:" not in event:
+        return b""
     lines = [line.rstrip(b"\r")[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(line[1:] if line.startswith(b" ") else line for line in lines)
 

@@ -18,7 +18,7 @@ TRAILER_BYTES_MAX = 16_384
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _TEXT = rb"[^\x00-\x08\x0a-\x1f\x7f]*"  # no control characters but the tab
 _HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: " + _TEXT + rb")?((?:\r\n" + _TOKEN + rb":" + _TEXT + rb")*)\r\n\r\n")
-_TRAILER = re.compile(_TOKEN + rb":" + _TEXT)
+_TRAILER = re.compile(rb"(?!(?i:content-length|transfer-encoding):)" + _TOKEN + rb":" + _TEXT)  # RFC 9110 section 6.5.1: no framing
 _FRAMING = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|content-type|content-encoding|x-request-id):[ \t]*([^\r\n]*)",
     re.IGNORECASE,

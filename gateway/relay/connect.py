@@ -34,6 +34,10 @@ class NoConnection(Exception):
         self.timed_out = timed_out
 
 
+class AllInUse(NoConnection):
+    """The account has as many connections as it may have, and all of them carry calls: a matter of load, not of the upstream."""
+
+
 class Route:
     """How connections to one account are made. Raises OSError (ssl.SSLError too) when its certificates cannot be used."""
 
@@ -80,7 +84,7 @@ class Route:
         sock = await dial(self._loop, await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         if proxy is not None:
             try:
-                await _open_tunnel(self._loop, sock, self.host, self.port, proxy)
+                await open_tunnel(self._loop, sock, self.host, self.port, proxy)
             except BaseException:
                 sock.close()
                 raise
@@ -95,7 +99,7 @@ async def dial(loop: asyncio.AbstractEventLoop, addresses: AddressInfos) -> sock
     return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, interleave=1, loop=loop)
 
 
-async def _open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, host: str, port: int, proxy: HttpProxy) -> None:
+async def open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, host: str, port: int, proxy: HttpProxy) -> None:
     """Have the proxy connect the socket to the account (RFC 9110 section 9.3.6). Raises NoConnection or OSError."""
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     credentials = f"proxy-authorization: {proxy.authorization.value}\r\n" if proxy.authorization.value else ""
@@ -111,7 +115,7 @@ async def _open_tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, hos
         if len(answer) >= _TUNNEL_STATUS_BYTES and not _TUNNEL_STATUS.match(answer):
             raise NoConnection("the proxy on the way to it does not answer in HTTP")
     status = _TUNNEL_STATUS.match(answer)
-    if status is None or (status[1].startswith(b"2") and not answer.endswith(b"\r\n\r\n")):  # nobody may speak before we do
+    if status is None or (status[1].startswith(b"2") and answer.find(b"\r\n\r\n") != len(answer) - 4):  # nobody may speak before we do
         raise NoConnection("the proxy on the way to it does not answer in HTTP")
     if status[1] == b"407":
         raise NoConnection("the proxy on the way to it refuses the gateway's credentials (407)")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from gateway.config.snapshot import Account
-from gateway.relay.connect import NoConnection, Route
+from gateway.relay.connect import AllInUse, NoConnection, Route
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
 from gateway.relay.upstream import Upstream
@@ -35,7 +35,7 @@ class _Waiter(Gate[None]):
     def expired(self) -> None:
         """Nothing came free in time."""
         self._left(self)
-        self.fail(NoConnection("all of its connections were in use for too long", timed_out=True))
+        self.fail(AllInUse("all of its connections were in use for too long"))
 
 
 class Pool:
@@ -85,7 +85,7 @@ class Pool:
                 if self._open < self.account.connections_max:
                     return await self._connect() or await self._connect_again()
             if len(self._waiting) >= WAITING_MAX:
-                raise NoConnection(f"all {self.account.connections_max} connections are in use")
+                raise AllInUse(f"all {self.account.connections_max} connections are in use")
             waiter = _Waiter(self._loop.time() + self.account.connect_timeout_ms / 1000, self._forget)
             self._waiting.append(waiter)
             self._deadlines.add(waiter)

@@ -87,6 +87,8 @@ class Worker:
         self.snapshots: list[Snapshot] = []
         self.snapshot_came = asyncio.Condition()
         self.refills: asyncio.Queue[tuple[Spent, ...]] = asyncio.Queue()
+        self.told: list[str] = []
+        self.begun = asyncio.Event()
         self.refuses = refuses
         self.stuck = asyncio.Event()  # set: a snapshot is being taken that is in `dies_of`
         self.dies_of: Callable[[Snapshot], bool] = lambda _: False  # it is never done with taking these
@@ -100,6 +102,7 @@ class Worker:
         if self.dies_of(given):
             self.stuck.set()
             await asyncio.Event().wait()
+        self.told.append("snapshot")
         async with self.snapshot_came:
             self.snapshots.append(given)
             self.snapshot_came.notify_all()
@@ -110,7 +113,12 @@ class Worker:
             return self.snapshots[-1]
 
     def refill(self, spent: tuple[Spent, ...]) -> None:
+        self.told.append("refill")
         self.refills.put_nowait(spent)
+
+    async def begin(self) -> None:
+        self.told.append("begin")
+        self.begun.set()
 
     def limits(self, team: str | None) -> tuple[LimitReading, ...]:
         return (LimitReading("voice", "group", "group:gpt-4o", "rpm", 500, 125, 375, 15_000),)

@@ -46,11 +46,13 @@ def test_a_worker_is_given_the_configuration_and_all_is_well(place: Any, run: Ru
                 snapshot = await worker.snapshot_where(lambda _: True)
                 assert [team.name for team in snapshot.teams] == ["voice"]
                 assert await admin.until(admin.ready, lambda ready: ready[0] == 200) == (200, ALL_WELL)
+                await admin.metric_is(1, "gateway_ready")
                 await admin.metric_is(3, "gateway_requests_in_flight", team="voice")
                 (reading,) = (await admin.json("/admin/v1/limits?team=voice"))["limits"]
                 assert reading["used_units"] == 125
             _, checks = await admin.until(admin.ready, lambda ready: ready[0] == 503)
             assert checks["workers"] == "failed none_serving"
+            await admin.metric_is(0, "gateway_ready")
             await admin.metric_is(0, "gateway_requests_in_flight", team="voice")
 
     run(story())
@@ -82,6 +84,23 @@ def test_what_was_written_last_is_folded_before_the_books_close(place: Any, run:
     run(story())
 
 
+def test_the_end_of_a_journal_is_found_also_when_the_clock_was_set_back(place: Any, run: Run, entry: Any) -> None:
+    """Records that were stamped at a later hour were not written since: there are more behind them."""
+    later_us, count = time.time_ns() // 1000 + 7_200_000_000, 9_000  # three batches and more
+
+    async def story() -> None:
+        async with place.worker() as worker:
+            for number in range(count):
+                worker.write(entry(number, admitted_at_us=later_us, ended_at_us=later_us + number))
+            async with place.books():
+                pass
+        with sqlite3.connect(place.root / "ledger.db") as database:
+            assert database.execute("SELECT count(*) FROM entries").fetchone() == (count,)
+        database.close()
+
+    run(story())
+
+
 def test_a_dead_workers_open_exchanges_become_unknown_at_what_they_reserved(place: Any, run: Run, entry: Any, intent: Any) -> None:
     async def story() -> None:
         async with place.books() as admin:
@@ -107,6 +126,7 @@ def test_a_locked_ledger_has_a_name_and_loses_nothing(place: Any, run: Run, entr
             status, checks = await admin.until(admin.ready, lambda ready: ready[1]["ledger"] != "ok ok")
             assert (status, checks["ledger"]) == (200, "degraded unavailable")
             await admin.metric_is(1, "gateway_degraded", check="ledger", state="unavailable")
+            assert await admin.metric("gateway_ready") == 1, "calls are carried meanwhile"
             assert await admin.metric("gateway_ledger_records_total", result="failed") in (1, 2)  # the books may have come between the two
             lock.execute("ROLLBACK")
             lock.close()
@@ -297,6 +317,8 @@ def test_a_new_worker_gets_its_day_back_from_the_ledger(place: Any, run: Run, en
                 (spent,) = await second.refills.get()
                 assert (spent.team, spent.key, spent.requests) == ("voice", "dev", 2)
                 assert spent.at_ms >= now_us // 1000
+                await second.begun.wait()
+                assert second.told == ["snapshot", "refill", "begin"]  # before, clients would be let in to an empty day
 
     run(story())
 
@@ -315,7 +337,8 @@ def test_a_worker_whose_day_the_ledger_cannot_tell_is_named_until_it_is_refilled
                 _, checks = await admin.until(admin.ready, lambda ready: "buckets:w0" in ready[1] and ready[0] == 200)
                 assert checks["buckets:w0"] == "degraded not_refilled"
                 await admin.metric_is(1, "gateway_degraded", check="buckets:w0", state="not_refilled")
-                assert worker.refills.empty()
+                await worker.begun.wait()  # late is better than never
+                assert worker.told == ["snapshot", "begin"]
             lock.execute("ROLLBACK")
             lock.close()
             await admin.until(admin.calls, lambda calls: calls == 1)

@@ -57,7 +57,7 @@ class Worker:
     def __init__(self) -> None:
         self.snapshots: asyncio.Queue[bytes] = asyncio.Queue()
         self.refills: asyncio.Queue[tuple[Spent, ...]] = asyncio.Queue()
-        self.drained = asyncio.Event()
+        self.begun, self.drained = asyncio.Event(), asyncio.Event()
         self.reports = 0
 
     async def take_snapshot(self, snapshot: bytes) -> None:
@@ -67,6 +67,9 @@ class Worker:
 
     def refill(self, spent: tuple[Spent, ...]) -> None:
         self.refills.put_nowait(spent)
+
+    async def begin(self) -> None:
+        self.begun.set()
 
     def limits(self, team: str | None) -> tuple[LimitReading, ...]:
         return {None: (READING,), "voice": (READING,), "crowd": (READING,) * (LIMIT_READINGS_MAX + 1)}.get(team, ())
@@ -163,6 +166,8 @@ def test_reports_limits_refill_and_drain_reach_the_other_end(tmp_path: Path) -> 
             spent = (Spent("voice", "dev", "gpt-4o", 12, 3400, 1_700_000_000_000),)
             link.refill(spent)
             assert await worker.refills.get() == spent
+            link.begin()
+            await worker.begun.wait()
             link.drain()
             await worker.drained.wait()
 

@@ -128,13 +128,17 @@ class Place:
 
     def start(self, tokens_per_second: int = 0) -> None:
         """Simulator first, since the gateway must know its port."""
+        self.start_simulator(tokens_per_second)
+        self.serve()
+
+    def start_simulator(self, tokens_per_second: int = 0) -> None:
+        """The simulator alone, and the configuration of a gateway that calls it."""
         pace = ["--tokens-per-second", str(tokens_per_second)] if tokens_per_second else []
         argv = ["simulator", "--listen", "127.0.0.1:0", "--journal", str(self.account_file), "--api-key", UPSTREAM_KEY, *pace]
         self.simulator = Process(self.root, "simulator", argv, {}, "simulator: listening on ")
         self.upstream_url = self.simulator.ready_text.split()[-1]
         self.write("gateway.yaml", GATEWAY_YAML.format(upstream=self.upstream_url, root=self.root))
         self.write("tiers.yaml", TIERS_YAML)
-        self.serve()
 
     def serve(self, **env: str) -> None:
         """Start the gateway as users do; with these variables besides."""

@@ -39,6 +39,8 @@ TEAMS: dict[str, dict[str, Any]] = {
     "lost": {"models": ["gpt-4o"], "account": "nowhere"},
     "curious": {"models": ["gpt-4o"], "unknown_model": "allow_unpriced"},
 }
+SMALL_TEAM = {"models": ["gpt-4o"], "account": "small"}
+SMALL_ACCOUNT = '  small: {{base_url: "{}", api_key: "${{UPSTREAM_KEY}}", tier: tier-1}}\n'  # 30,000 tokens a minute of gpt-4o
 FORESEEN = tuple(team for team in TEAMS if team != "curious")  # whose series begin at 0: no card lists the model that curious is served
 RANGE, RANGE_S = "1h", 3600
 SERIES_MAX = 50  # more lines than this nobody reads
@@ -180,22 +182,29 @@ def scraped(start_gateway_for_all: Callable[..., Any], tmp_path_factory: pytest.
     journey = start_gateway_for_all(**TEAMS)
     place = journey.place
     settings = (place.config / "gateway.yaml").read_text()
-    place.write(
-        "gateway.yaml", settings.replace('admin: {listen: "127.0.0.1:0"}', f'admin: {{listen: "127.0.0.1:0", token: {ADMIN_TOKEN}}}')
-    )
+    small = SMALL_ACCOUNT.format(place.upstream_url)  # after the others: the first is the default
+    for before, after in ('admin: {listen: "127.0.0.1:0"', f", token: {ADMIN_TOKEN}"), ("refused at once\n", small):
+        assert settings.count(before) == 1
+        settings = settings.replace(before, before + after)
+    place.write("gateway.yaml", settings)
+    place.team("small", **SMALL_TEAM)
     until(lambda: admin(place, "/admin/v1/reload", "POST")[0], lambda status: status == 200, "the token is asked for")
     with started_prometheus(tmp_path_factory.mktemp("prometheus"), place.admin_url, until) as prometheus:
         since_s = until(prometheus.scraped_at_s, bool, "a first scrape")
         for _ in range(ROUNDS):
             make_traffic(journey)
-            entries = journey.entries()
+            journey.entries()
             prometheus.see(until)
         place.write("teams/broken.yaml", "team: [")
         assert admin(place, "/admin/v1/reload", "POST")[0] == 409
+        of_half_a_minute = {"X-Simulator-Usage": "input_text=15000;output_text=3"}
+        journey.client("small").chat.completions.create(**CHAT, extra_headers=of_half_a_minute)
+        entries = journey.entries()
         shown = [
             f'gateway_ledger_records_total{{result="written"}} {float(len(entries))}',
             f'gateway_auth_failures_total{{reason="unknown"}} {float(ROUNDS)}',
             'gateway_limit_used_ratio{limit="rpd",scope="group:gpt-4o",team="search"} 1.0',
+            'gateway_limit_used_ratio{limit="tpm",scope="account:small:group:gpt-4o",team="(all)"} 0.',
             'gateway_degraded{check="config",state="last_reload_refused"} 1.0',
         ]
         until(lambda: admin(place, "/metrics")[1].decode(), lambda text: all(line in text for line in shown), f"all of {shown}")
@@ -245,9 +254,9 @@ def test_a_variable_offers_what_the_panels_can_show(scraped: Scraped, variable: 
     offered = {dict(labels)[variable] for labels in scraped.ask(f"count by ({variable}) ({selector[1]})")}
     wanted = {
         "job": {"gateway"},
-        "team": set(TEAMS),
+        "team": {*TEAMS, "small"},
         "model": {"gpt-4o", "gpt-4o-audio-preview", "o3", "text-embedding-3-small", "none", "other"},
-        "account": {"openai", "impatient"},
+        "account": {"openai", "impatient", "small"},
     }
     assert offered == wanted[variable]
 
@@ -308,10 +317,17 @@ def test_limits_in_use_say_which_is_full(scraped: Scraped) -> None:
         {"team": "search", "limit": "rpd", "scope": "group:gpt-4o"}
     ]
     assert by_label(scraped.ask(query_of("Fullest limit by kind")), "limit")["rpd"] == 1
-    accounts = by_label(scraped.ask(query_of("Accounts' limits now")), "scope")
-    assert accounts
-    assert all(scope.startswith("account:openai:") for scope in accounts)
-    assert scraped.ask(query_of("Accounts' limits now"), account=("nowhere",)) == {}
+    tokens = (("limit", "tpm"), ("scope", "account:small:group:gpt-4o"))
+    accounts = scraped.ask(query_of("Accounts' limits now"))
+    assert 0 < accounts[tokens] <= 0.51
+    assert scraped.ask(query_of("Accounts' limits now"), account=("small",)).keys() >= {tokens}
+    assert scraped.ask(query_of("Accounts' limits now"), account=("smal",)) == {}
+
+
+@pytest.mark.parametrize("title", ["Failed", "Refused", "Usage not reported"])
+def test_a_share_is_of_something(scraped: Scraped, title: str) -> None:
+    (share,) = scraped.ask(query_of(title)).values()
+    assert 0 < share < 1
 
 
 def test_what_has_no_price_is_shown_and_what_has_one_is_not(scraped: Scraped) -> None:

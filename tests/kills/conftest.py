@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -69,11 +69,12 @@ KINDS: tuple[tuple[str, dict[str, Any], str], ...] = (  # path, body, fault
 class Load:
     """Callers that call again and again, and what each of them saw."""
 
-    def __init__(self, journey: Any) -> None:
+    def __init__(self, place: Any) -> None:
         self.exact: set[str] = set()  # exchanges whose client had the last byte of an answer with its usage
         self.whole: set[str] = set()  # the same, where no usage can be exact: uploads, background
-        self.cut = self.ended = self.refused = 0
-        self._keys, self._place = journey.place.keys, journey.place
+        self.cut = self.ended = 0
+        self.refused: Counter[str | None] = Counter()  # error codes
+        self._keys, self._place = place.keys, place
         self._stopping = False
         self._moved = asyncio.Condition()
 
@@ -96,6 +97,10 @@ class Load:
     async def more_whole(self, calls: int) -> None:
         """Wait until so many more have ended well: it serves again."""
         await self._until(len(self.exact) + calls, lambda: len(self.exact))
+
+    async def refused_for(self, code: str) -> None:
+        """Wait until one is refused with this code."""
+        await self._until(1, lambda: self.refused[code])
 
     async def _until(self, wanted: int, count: Callable[[], int]) -> None:
         async with self._moved, asyncio.timeout(PATIENCE_S):
@@ -125,8 +130,8 @@ class Load:
     async def _read_again(self, answer_id: str) -> None:
         """A background response says what it used when it is fetched in its end state; it may be out of reach meanwhile."""
         for _ in range(4):
-            _, status, answer = await self._call("GET", f"{_RESPONSE}/{answer_id}", {})
-            if status != 200 or json.loads(answer)["status"] == "completed":
+            whole, status, answer = await self._call("GET", f"{_RESPONSE}/{answer_id}", {})
+            if not whole or status != 200 or json.loads(answer)["status"] == "completed":
                 return
 
     async def _call(self, method: str, path: str, options: dict[str, Any], team: str = "voice") -> tuple[str | None, int | None, bytes]:
@@ -136,9 +141,10 @@ class Load:
         try:
             async with self._session.request(method, self._place.base_url + path, headers=headers, **options) as answer:
                 status, exchange_id = answer.status, answer.headers.get("x-gateway-request-id")
-                self.refused += status >= 400
                 async for chunk in answer.content.iter_any():
                     got += chunk
+                if status >= 400:
+                    self.refused[json.loads(got)["error"]["code"]] += 1
                 return exchange_id, status, got
         except (aiohttp.ClientError, OSError):
             self.cut += 1
@@ -147,16 +153,16 @@ class Load:
         return (exchange_id if DONE.search(got) else None), status, got  # a stream's terminal event has waited for the entry
 
 
-def pid_of(journey: Any, role: str) -> int | None:
+def pid_of(place: Any, role: str) -> int | None:
     """The pid of a role that lives now."""
-    found = [pid for pid, argv in journey.place.processes().items() if f"gateway.{role}" in argv]
+    found = [pid for pid, argv in place.processes().items() if f"gateway.{role}" in argv]
     return found[0] if found else None
 
 
-async def is_ready(journey: Any) -> bool:
+async def is_ready(place: Any) -> bool:
     """Whether the gateway says so."""
     try:
-        return bool((await asyncio.to_thread(journey.place.admin, "/readyz")).status == 200)
+        return bool((await asyncio.to_thread(place.admin, "/readyz")).status == 200)
     except OSError:
         return False  # books that have just been killed
 
@@ -168,27 +174,26 @@ class Killer:
         self.kills: Counter[str] = Counter()
         self.ready_after_s: list[float] = []
 
-    async def kill(self, journey: Any, *roles: str) -> None:
+    async def kill(self, place: Any, *roles: str) -> None:
         """Kill these, all at once, and wait until others are there in their place and all is ready."""
-        pids = {role: await asyncio.to_thread(journey.place.role, role) for role in roles}
+        pids = {role: await asyncio.to_thread(place.role, role) for role in roles}
         for role, pid in pids.items():
             os.kill(pid, signal.SIGKILL)
             self.kills[role] += 1
-        await self.back(journey, pids)
+        await self.back(place, pids)
 
-    async def back(self, journey: Any, pids: dict[str, int]) -> None:
+    async def back(self, place: Any, pids: dict[str, int]) -> None:
         """Wait until others are there in the place of these, and all is ready."""
         began_s = time.monotonic()
-        while any(pid_of(journey, role) in (None, pid) for role, pid in pids.items()) or not await is_ready(journey):
+        while any(pid_of(place, role) in (None, pid) for role, pid in pids.items()) or not await is_ready(place):
             passed_s = time.monotonic() - began_s
-            assert passed_s < READY_WITHIN_S, f"{list(pids)} not back within {READY_WITHIN_S} s: {journey.place.process.log.read_text()}"
+            assert passed_s < READY_WITHIN_S, f"{list(pids)} not back within {READY_WITHIN_S} s: {place.process.log.read_text()}"
             await asyncio.sleep(0.01)
         self.ready_after_s.append(time.monotonic() - began_s)
 
 
-def check_books(journey: Any, load: Load, *, cut: bool = True) -> dict[str, dict[str, Any]]:
+def check_books(place: Any, load: Load) -> dict[str, dict[str, Any]]:
     """One effective entry for every call that reached OpenAI; exact where the client had its last byte; none that nobody made."""
-    place = journey.place
     place.settled()
 
     def absent() -> set[str]:
@@ -226,19 +231,20 @@ def _check_revisions(place: Any) -> None:
     assert place.ledger.events("duplicate_entry") == []
 
 
-def check_log(journey: Any, *, also: str = "role died and is started again") -> None:
+def check_log(place: Any, *also: str) -> None:
     """Nothing is wrong but what we did; and no record was lost, since the page cache outlives a process."""
-    complaints = [line for line in journey.place.complaints() if also not in line]
+    expected = ("role died and is started again", *also)
+    complaints = [line for line in place.complaints() if not any(each in line for each in expected)]
     assert complaints == []
-    assert journey.place.ledger.events("journal_gap") == []
+    assert place.ledger.events("journal_gap") == []
 
 
 class Armed:
     """A gateway whose processes do at their start what a file says then."""
 
-    def __init__(self, journey: Any) -> None:
-        self.journey, self.place = journey, journey.place
-        self.file: Path = self.place.root / "failpoints"
+    def __init__(self, place: Any) -> None:
+        self.place = place
+        self.file: Path = place.root / "failpoints"
         self.reached: set[str] = set()  # names of failpoints that acted
         self._seen_bytes = 0
 
@@ -251,8 +257,12 @@ class Armed:
         """Start the gateway anew, with this order."""
         self.order(text)
         self.place.serve(**{VARIABLE: f"file:{self.file}"})
-        self.journey.base_url = self.place.base_url
         self._seen_bytes = 0
+
+    def send(self, method: str, path: str, body: Any) -> Any:
+        """One request of the team `voice`, by a client that shows everything as it is."""
+        headers = {"Authorization": f"Bearer {self.place.keys['voice']}", "Content-Type": "application/json"}
+        return _parts.request(self.place.base_url, method, path, json.dumps(body).encode(), headers)
 
     def acted(self) -> list[str]:
         """Names of failpoints that acted since this was asked last."""
@@ -293,13 +303,19 @@ def killer() -> Killer:
 
 
 @pytest.fixture
-def armed(start_gateway: Any) -> Armed:
-    """Not started yet; its segments are small, so that a second of load fills some."""
-    journey = start_gateway(TOKENS_PER_SECOND, **TEAMS)
-    assert journey.place.process.stop() == 0
-    config = (journey.place.config / "gateway.yaml").read_text()
-    journey.place.write("gateway.yaml", config.replace("journal: {folder:", "journal: {segment_bytes: 65536, folder:"))
-    return Armed(journey)
+def armed(tmp_path: Path) -> Iterator[Armed]:
+    """A gateway that is not started yet; its segments are small, so that a second of load fills some."""
+    place = _parts.Place(tmp_path)
+    for name, settings in ({"voice": {}} | TEAMS).items():
+        place.team(name, **settings)
+    try:
+        place.start_simulator(TOKENS_PER_SECOND)
+        config = (place.config / "gateway.yaml").read_text()
+        place.write("gateway.yaml", config.replace("journal: {folder:", "journal: {segment_bytes: 65536, folder:"))
+        yield Armed(place)
+        place.stop()
+    finally:
+        place.kill_all()
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
-from gateway.relay.connect import NoConnection, dial
+from gateway.config.snapshot import Account, Secret
+from gateway.relay.connect import NoConnection, Route, dial
 
 REQUEST = b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -82,6 +84,15 @@ def test_a_name_that_is_none_is_told(name: str, relay: Any, loopback: Any) -> No
             await loopback.until(lambda: asked.over)
             assert isinstance(asked.error, NoConnection)
             assert str(asked.error) == "it has a name that cannot be resolved"
+
+    loopback.run(test)
+
+
+def test_tls_is_verified_and_not_too_old(loopback: Any) -> None:
+    async def test() -> None:
+        tls = Route(Account(name="a", base_url="https://a.example/v1", api_key=Secret("")), asyncio.get_running_loop())._tls
+        assert tls is not None
+        assert (tls.check_hostname, tls.verify_mode, tls.minimum_version) == (True, ssl.CERT_REQUIRED, ssl.TLSVersion.TLSv1_2)
 
     loopback.run(test)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.config.snapshot import Account, Secret
-from gateway.relay.connect import NoConnection
+from gateway.relay.connect import AllInUse, NoConnection
 from gateway.relay.pool import WAITING_MAX, Pool
 
 REQUEST = b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -208,8 +208,7 @@ def test_who_waits_for_too_long_is_told_and_keeps_no_place(relay: Any, loopback:
             upstream = await room.acquire(loopback.until)
             late, patient = relay.stepped(room.pool.acquire()), relay.stepped(room.pool.acquire())
             room.pool._waiting[0].expired()
-            assert isinstance(late.error, NoConnection)
-            assert late.error.timed_out
+            assert isinstance(late.error, AllInUse)
             room.pool.release(upstream)
             await loopback.until(lambda: patient.over)
             assert patient.value is upstream

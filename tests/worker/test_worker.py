@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from gateway.admission.limits import ask_for
 from gateway.catalogue import Card, Catalogue
@@ -43,7 +45,7 @@ def with_worker(folder: Path, act: Callable[[Worker], Awaitable[None]]) -> None:
     async def run() -> None:
         listener = socket.create_server(("127.0.0.1", 0))
         with JournalWriter(folder, "w0") as journal:
-            worker = Worker(WorkerOptions("w0", str(folder), listener.detach()), asyncio.get_running_loop(), journal)
+            worker = Worker(WorkerOptions("w0", str(folder), (listener.detach(),)), asyncio.get_running_loop(), journal)
             running = asyncio.create_task(worker.run())
             await act(worker)
             worker.drain()
@@ -108,10 +110,32 @@ def test_what_was_counted_is_reported_once(tmp_path: Path) -> None:
     with_worker(tmp_path, act)
 
 
+@pytest.mark.parametrize("begins_first", [False, True], ids=["snapshot, begin", "begin, snapshot"])
+def test_clients_wait_in_the_queue_until_there_are_facts_and_the_books_say_begin(tmp_path: Path, begins_first: bool) -> None:
+    async def act(worker: Worker) -> None:
+        steps = [lambda: worker.take_snapshot(encode_snapshot(snapshot())), worker.begin]
+        first, second = reversed(steps) if begins_first else steps
+        (fd,) = worker._options.listen_fds
+        with socket.socket(fileno=os.dup(fd)) as listening:
+            port = listening.getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n")
+        await first()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert worker.report().connections == 0
+        await second()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+
+    with_worker(tmp_path, act)
+
+
 def test_a_drained_worker_does_not_begin_to_listen(tmp_path: Path) -> None:
     async def act(worker: Worker) -> None:
         worker.drain()
         await worker.take_snapshot(encode_snapshot(snapshot()))
+        await worker.begin()
         assert worker.house.facts is not None
 
     with_worker(tmp_path, act)
