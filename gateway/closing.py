@@ -172,9 +172,15 @@ def _timings(carry: Carry, worked_from_ns: int, started_ns: int, ended_ns: int) 
     `worked_from_ns`: the start, put off by the waits for the client's body and for a connection.
     """
     moments = carry.moments
-    seen = {"sent": moments.sent_ns, "head": moments.head_ns, "first_token": moments.first_token_ns, "last": moments.last_ns}
-    timings = {name: (at_ns - started_ns) // 1000 for name, at_ns in seen.items() if at_ns}
-    timings["overhead"] = (moments.sent_ns - worked_from_ns + ended_ns - moments.last_ns) // 1000
+    timings = {
+        "overhead": (moments.sent_ns - worked_from_ns + ended_ns - moments.last_ns) // 1000,
+        "sent": (moments.sent_ns - started_ns) // 1000,
+        "last": (moments.last_ns - started_ns) // 1000,
+    }
+    if moments.head_ns:
+        timings["head"] = (moments.head_ns - started_ns) // 1000
+    if moments.first_token_ns:
+        timings["first_token"] = (moments.first_token_ns - started_ns) // 1000
     return timings
 
 

@@ -7,6 +7,8 @@ settles what was reserved, and whatever reached OpenAI ends in exactly one entry
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gateway.admission import Refused
 from gateway.admission.answers import ratelimit_headers, refusal
 from gateway.admission.limits import account_part
@@ -42,7 +44,8 @@ async def exchange(call: Call, client: Client, house: House) -> None:
     job = await _understood(call, facts, house)  # 2 identify, 3 recognise, 4 estimate
     if isinstance(job, ApiError):
         return client.refuse(job)
-    stranger = await _not_their_own(job, house)
+    named = _objects_named(job)
+    stranger = await _not_their_own(named, job, house) if named else None
     if stranger is not None:
         return _refuse(stranger, job, client, house)
 
@@ -115,9 +118,9 @@ def _refuse(error: ApiError, job: Job, client: Client, house: House) -> None:
     client.refuse(error, _own_ids(job))
 
 
-async def _not_their_own(job: Job, house: House) -> ApiError | None:
+async def _not_their_own(named: Sequence[tuple[str, str]], job: Job, house: House) -> ApiError | None:
     """A stored object belongs to the team that made it; for others it is not there."""
-    for object_id, named_by in _objects_named(job):
+    for object_id, named_by in named:
         try:
             if await house.owner_of(object_id) == job.identity.team.name:
                 continue
@@ -131,13 +134,13 @@ async def _not_their_own(job: Job, house: House) -> ApiError | None:
     return None
 
 
-def _objects_named(job: Job) -> list[tuple[str, str]]:
+def _objects_named(job: Job) -> Sequence[tuple[str, str]]:
     """Stored objects that a call names, and where: in its path, or in its body."""
     own, body = job.endpoint.owned_id, job.body
     if own is not None:
         return [(job.where.parameters[own], own)]
-    if body is None:
-        return []
+    if body is None or not body.history:
+        return ()
     named = [(body.previous_response_id, "previous_response_id"), (body.conversation_id, "conversation")]
     return [(object_id, name) for object_id, name in named if object_id is not None]
 

@@ -37,18 +37,22 @@ class Tally:
     def __init__(self) -> None:
         self.in_flight: Counter[str] = Counter()
         self.streams = 0
-        self._allowed: Counter[tuple[str, str, str]] = Counter()  # team, limit, decision
+        self._admitted: dict[str, Counter[str]] = {}  # by team, by limit
+        self._shadowed: Counter[tuple[str, str]] = Counter()  # team, limit
         self._refused: Counter[tuple[str, str | None, str, str | None, int]] = Counter()  # team, model, endpoint, limit, status
         self._turned_away: Counter[str] = Counter()  # reason
 
     def decided(self, job: Job, decision: Decision) -> None:
         """Admission has spoken."""
         team, model = job.identity.team, job.card.model if job.card else None
-        if isinstance(decision, Admitted):
+        if type(decision) is Admitted:
+            of_team = self._admitted.get(team.name)
+            if of_team is None:
+                of_team = self._admitted[team.name] = Counter()
             for limit in decision.reservation.limits:
-                self._allowed[team.name, limit.kind, "allow"] += 1
+                of_team[limit.kind] += 1
         elif team.mode == "shadow":
-            self._allowed[team.name, decision.limit.kind, "degraded"] += 1
+            self._shadowed[team.name, decision.limit.kind] += 1
         else:
             self.refused(team.name, job.endpoint.name, model, decision.limit.kind, 429)
 
@@ -75,11 +79,14 @@ class Tally:
 
     def take(self) -> tuple[tuple[Refusal, ...], tuple[Decided, ...], dict[str, int]]:
         """Refusals, decisions and failed identifications since the last take."""
-        refused, allowed, turned_away = self._refused, self._allowed, self._turned_away
-        self._refused, self._allowed, self._turned_away = Counter(), Counter(), Counter()
+        refused, admitted, shadowed, turned_away = self._refused, self._admitted, self._shadowed, self._turned_away
+        self._refused, self._admitted, self._shadowed, self._turned_away = Counter(), {}, Counter(), Counter()
         return (
             tuple(Refusal(team, model, endpoint, limit, status, n) for (team, model, endpoint, limit, status), n in refused.items()),
-            tuple(Decided(team, limit, decision, n) for (team, limit, decision), n in allowed.items()),
+            (
+                *(Decided(team, limit, "allow", n) for team, limits in admitted.items() for limit, n in limits.items()),
+                *(Decided(team, limit, "degraded", n) for (team, limit), n in shadowed.items()),
+            ),
             dict(turned_away),
         )
 

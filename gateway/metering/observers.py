@@ -19,7 +19,7 @@ from gateway.metering.answers import (
     with_chat_search,
 )
 from gateway.metering.edit import without_usage
-from gateway.metering.sse import ANSWER_BYTES_MAX, EVENT_BYTES_MAX, AnswerObserver, StreamObserver, data_of, with_data
+from gateway.metering.sse import ANSWER_BYTES_MAX, EVENT_BYTES_MAX, AnswerObserver, StreamObserver, bytes_before, data_of, with_data
 from gateway.metering.usage import MeteringLost, usage_from_chat
 from gateway.units import Usage
 
@@ -71,7 +71,9 @@ class _Chunk(msgspec.Struct):
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
 _NULL_USAGE = re.compile(rb',"usage":null(?=(?:,"obfuscation":"[^"\\\n]*+")?\}\n\n)')
+_NULL_USAGE_LAST = b',"usage":null}\n\n'
 _EMPTY = frozenset({b"", b'""', b"null", b"[]", b"{}"})
+_CHAT_MARKS = (b'"finish_reason":"', b'"usage":{', b"data: [DONE]")
 _CHAT_ENDS = (b"data: [DONE]", b"data:[DONE]", b'data: {"error"', b'data:{"error"', b"event: error", b"event:error")
 
 
@@ -109,9 +111,9 @@ class ChatStreamObserver(StreamObserver):
         brace that ends its line is the outermost.
         """
         events = block.count(b'"choices":[{')
-        if block.count(b"\n") != 2 * events or not block.startswith(b"data: {"):
+        if not block.startswith(b"data: {") or (events > 1 and block.count(b"\n\ndata: {") != events - 1):
             return None
-        if events > 1 and block.count(b"\n\ndata: {") != events - 1:
+        if b"\n" in block.replace(b"\n\n", b"", events) or not block.endswith(b"\n\n"):  # faster than counting lines
             return None
         if block.count(b'"finish_reason":null') != block.count(b'"finish_reason"'):
             return None
@@ -121,11 +123,17 @@ class ChatStreamObserver(StreamObserver):
                 if block.count(b'"usage":null') != usages:
                     return None
             else:
-                block, removed = _NULL_USAGE.subn(b"", block)
-                if removed != usages:
-                    return None
+                edited = block.replace(_NULL_USAGE_LAST, b"}\n\n")  # its usual place, and thrice as fast as the pattern
+                if len(block) - len(edited) != usages * (len(_NULL_USAGE_LAST) - 3):
+                    edited, removed = _NULL_USAGE.subn(b"", block)
+                    if removed != usages:
+                        return None
+                block = edited
         self._emitted_tokens += events
         return block
+
+    def _plain_bytes(self, block: bytes, at: int, reach: int) -> int:
+        return bytes_before(_CHAT_MARKS, block, at, reach)
 
     def _may_end(self, tail: bytes) -> bool:
         return tail in _CHAT_END_BEGINNINGS or tail.startswith(_CHAT_ENDS)
@@ -221,6 +229,7 @@ class _ResponsesEvent(msgspec.Struct):
 _RESPONSES_EVENT = msgspec.json.Decoder(_ResponsesEvent)
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
 _WITH_RESPONSE = frozenset({"response.created", "response.in_progress", "response.queued"})
+_RESPONSES_MARKS = (b".done\n", b".added\n", b"event: response.completed\n")
 _RESPONSES_ENDS = (
     b"data: [DONE]",
     b"data:[DONE]",
@@ -257,6 +266,9 @@ class ResponsesStreamObserver(StreamObserver):
             return None
         self._emitted_tokens += events
         return block
+
+    def _plain_bytes(self, block: bytes, at: int, reach: int) -> int:
+        return bytes_before(_RESPONSES_MARKS, block, at, reach)
 
     def _may_end(self, tail: bytes) -> bool:
         return tail in _RESPONSES_END_BEGINNINGS or tail.startswith(_RESPONSES_ENDS)

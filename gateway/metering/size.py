@@ -64,7 +64,7 @@ def size_of(found: Mapping[str, msgspec.Raw], names: Iterable[str], body: bytes,
             value = found[name]
             held.append(value)
             text_bytes += memoryview(value).nbytes
-    if body.count(b"[") < arrays_min or _TYPED not in body or not any(mark in body for mark in _MARKS):
+    if _TYPED not in body or body.count(b"[") < arrays_min or not any(mark in body for mark in _MARKS):
         return Size(text_bytes)
     if body.count(b"{") > OBJECTS_MAX:
         return Size(text_bytes)

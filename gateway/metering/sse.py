@@ -96,6 +96,10 @@ class StreamObserver(ABC):
         """A block of whole events behind the first content, as it goes to the client; None: look at them one by one."""
 
     @abstractmethod
+    def _plain_bytes(self, block: bytes, at: int, reach: int) -> int:
+        """How far `_bulk` may get from there, at most `reach`. A hint: what it names spares looks, and decides nothing."""
+
+    @abstractmethod
     def _event(self, event: bytes) -> bytes:
         """One whole event as it goes to the client. Sets `ended` when it is terminal: then it is returned unedited."""
 
@@ -187,7 +191,7 @@ class StreamObserver(ABC):
         """
         at, reach, refused = 0, _REACH_BYTES, -1
         while not self.ended:
-            end = _last_end_within(block, at, reach) if self.started else at
+            end = _last_end_within(block, at, self._plain_bytes(block, at, reach)) if self.started else at
             alone = end == at
             if alone:
                 found = _NO_EVENTS.match(block, at) or _EVENT_END.search(block, at)
@@ -282,6 +286,15 @@ def _last_end_within(block: bytes, at: int, reach: int) -> int:
     """
     last = block.rfind(b"\n\n", at, at + reach)
     return last + 2 if last > at and block[last - 1] not in b"\r\n" else at
+
+
+def bytes_before(marks: tuple[bytes, ...], block: bytes, at: int, reach: int) -> int:
+    """How far it is from there to the first of these marks; `reach` if none is closer."""
+    for mark in marks:
+        found = block.find(mark, at, at + reach)
+        if found >= 0:
+            reach = found - at
+    return reach
 
 
 def data_of(event: bytes) -> bytes:

@@ -94,7 +94,10 @@ def price(
     table = _table_at(card, model_served, ended_at_us)
     if table is None:
         return Unpriced(_used(usage), "no_table", None)
-    rates = _row(table, service_tier, usage)
+    return _priced(card, table, _row(table, service_tier, usage), usage, data_residency=data_residency)
+
+
+def _priced(card: Card, table: PriceTable, rates: Rates | None, usage: Usage, *, data_residency: bool) -> Priced | Unpriced:
     if rates is None:
         return Unpriced(_used(usage), "no_service_tier", table.version)
     total = 0
@@ -120,13 +123,15 @@ def price_ask(
     Where a write of 30 minutes costs more than input (GPT-5.6 and later), input is taken at that price. A write of 12 hours is only
     made when the call asks for it: such an ask holds its input in that meter. The tier asked for is at least as dear as what is served.
     """
-    text = ask.get(Meter.INPUT_TEXT, 0)
-    table = _table_at(card, model_asked, at_us) if text > 0 else None
-    rates = _row(table, service_tier_asked, ask) if table else None
-    if rates and rates.get(Meter.CACHE_WRITE_TEXT, 0) > rates.get(Meter.INPUT_TEXT, 0):
-        written = ask.get(Meter.CACHE_WRITE_TEXT, 0) + text
-        ask = {**ask, Meter.INPUT_TEXT: 0, Meter.CACHE_WRITE_TEXT: written}
-    return price(card, model_asked, service_tier_asked, ask, at_us, data_residency=data_residency)
+    table = _table_at(card, model_asked, at_us)
+    if table is None:
+        return Unpriced(_used(ask), "no_table", None)
+    rates = _row(table, service_tier_asked, ask)
+    if rates and Meter.CACHE_WRITE_TEXT in rates and Meter.INPUT_TEXT in ask:
+        if rates[Meter.CACHE_WRITE_TEXT] > rates.get(Meter.INPUT_TEXT, 0):
+            written = ask.get(Meter.CACHE_WRITE_TEXT, 0) + ask[Meter.INPUT_TEXT]
+            ask = {**ask, Meter.INPUT_TEXT: 0, Meter.CACHE_WRITE_TEXT: written}
+    return _priced(card, table, rates, ask, data_residency=data_residency)
 
 
 def cost_lines(

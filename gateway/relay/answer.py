@@ -7,6 +7,7 @@ held against httptools as its oracle. What it does not know to be right it refus
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -143,7 +144,9 @@ class AnswerReader:
             data, self._buffer = self._buffer + data, b""
         position, size = 0, len(data)
         while position < size:
-            if self._at == _AT_CHUNK:
+            if self._at == _AT_CHUNK_LINE:
+                position = self._take_whole_chunks(data, position, payload)
+            elif self._at == _AT_CHUNK:
                 piece = data[position : position + self._left]
                 position += len(piece)
                 self._left -= len(piece)
@@ -151,7 +154,7 @@ class AnswerReader:
                 if not self._left:
                     self._at = _AT_CHUNK_END
                 continue
-            if self._at == _AT_END:
+            elif self._at == _AT_END:
                 raise BadAnswer("bytes after the end of the answer")
             end = data.find(b"\r\n", position)
             if end < 0:
@@ -161,12 +164,23 @@ class AnswerReader:
             position = end + 2
         return payload[0] if len(payload) == 1 else b"".join(payload)
 
+    def _take_whole_chunks(self, data: bytes, position: int, payload: list[bytes]) -> int:
+        """Take the chunks that lie whole in these bytes, as most do; gives back where the first that does not begins."""
+        find = data.find
+        while True:
+            end = find(b"\r\n", position)
+            if end < 0:
+                return position
+            size = _chunk_size(data[position:end])
+            after = end + 2 + size
+            if not size or data[after : after + 2] != b"\r\n":
+                return position
+            payload.append(data[end + 2 : after])
+            position = after + 2
+
     def _read_line(self, line: bytes) -> None:
         if self._at == _AT_CHUNK_LINE:
-            match = _CHUNK_SIZE.fullmatch(line)
-            if match is None or len(line) > LINE_BYTES_MAX:
-                raise BadAnswer("malformed chunk size")
-            self._left = int(match[1], 16)
+            self._left = _chunk_size(line)
             self._at = _AT_CHUNK if self._left else _AT_TRAILER
             if not self._left:
                 self._left = TRAILER_BYTES_MAX
@@ -194,6 +208,15 @@ class AnswerReader:
     def _end(self) -> None:
         self._at = _AT_END
         self.complete = True
+
+
+@lru_cache(maxsize=4_096)  # streams have chunks of few sizes
+def _chunk_size(line: bytes) -> int:
+    """Of the line before a chunk. Raises BadAnswer."""
+    match = _CHUNK_SIZE.fullmatch(line) if len(line) <= LINE_BYTES_MAX else None
+    if match is None:
+        raise BadAnswer("malformed chunk size")
+    return int(match[1], 16)
 
 
 def _read_framing(status: int, lines: bytes, *, http_10: bool) -> AnswerHead:

@@ -28,6 +28,7 @@ class Call:
         "path",
         "query",
         "received",
+        "repeats_headers",
         "waited_ns",
     )
 
@@ -43,14 +44,15 @@ class Call:
         self.received: Gate[ApiError | None] = Gate()  # opened when the body is whole, or cannot be
         self.body_bytes = 0
         self.waited_ns = 0  # by its exchange: for this body, and for a connection; time that is not the gateway's own
-        self._by_name: dict[bytes, bytes] | None = None
+        self._by_name = dict(headers)
+        self.repeats_headers = len(self._by_name) != len(headers)
+        if self.repeats_headers:
+            self._by_name = dict(reversed(headers))  # the first of a name
         self._chunks: list[bytes] = []
         self._spool: IO[bytes] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this name."""
-        if self._by_name is None:
-            self._by_name = dict(reversed(self.headers))
         return self._by_name.get(name)
 
     @property

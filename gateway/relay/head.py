@@ -15,6 +15,7 @@ _REQUEST_DROPPED = frozenset(
     content-length authorization api-key openai-organization openai-project x-client-request-id
     sec-websocket-key sec-websocket-version sec-websocket-extensions sec-websocket-protocol""".split()
 )  # the protocols of a WebSocket may name a key: openai-insecure-api-key.…
+_REQUEST_DROPPED_IDENTITY = _REQUEST_DROPPED | {b"accept-encoding"}
 # Hop-by-hop, the account's organisation, and its rate limits, which tell the capacity of all teams together.
 _ANSWER_DROPPED = re.compile(
     rb"\r\n(?:connection|keep-alive|proxy-connection|proxy-authenticate|te|trailer|transfer-encoding|upgrade|content-length"
@@ -45,21 +46,19 @@ def upstream_head(
     `headers` have lower-case names. `account_lines` is what the account adds (`Host`, `Authorization`, ...), each line
     with its end. With `identity_encoding` the answer must not be compressed, since metering reads it.
     """
-    parts = [method, b" ", target, b" HTTP/1.1\r\n", account_lines, b"x-client-request-id: ", exchange_id.encode(), b"\r\n"]
-    named_hop_by_hop: set[bytes] = set()
-    for name, value in headers:
-        if name == b"connection":
-            named_hop_by_hop.update(token.strip().lower() for token in value.split(b","))
-    for name, value in headers:
-        if name in _REQUEST_DROPPED or name in named_hop_by_hop or (identity_encoding and name == b"accept-encoding"):
-            continue
-        parts += (name, b": ", value, b"\r\n")
+    dropped = _REQUEST_DROPPED_IDENTITY if identity_encoding else _REQUEST_DROPPED
+    connection = [value.lower() for name, value in headers if name == b"connection"]
+    if connection and connection != [b"keep-alive"]:
+        dropped = dropped.union(token.strip() for value in connection for token in value.split(b","))
+    lines = [name + b": " + value for name, value in headers if name not in dropped]
     if identity_encoding:
-        parts.append(b"accept-encoding: identity\r\n")
+        lines.append(b"accept-encoding: identity")
     if content_length is not None:
-        parts.append(b"content-length: %d\r\n" % content_length)
-    parts.append(b"\r\n")
-    return b"".join(parts)
+        lines.append(b"content-length: %d" % content_length)
+    lines.append(b"\r\n")
+    return b"%b %b HTTP/1.1\r\n%bx-client-request-id: %b\r\n%b" % (
+        method, target, account_lines, exchange_id.encode(), b"\r\n".join(lines),
+    )  # fmt: skip
 
 
 def without_credentials(query: bytes) -> bytes:

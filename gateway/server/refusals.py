@@ -40,25 +40,23 @@ def body_too_large(body_bytes_max: int) -> ApiError:
 
 def framing_problem(call: Call, *, upgrades: bool, body_bytes_max: int) -> ApiError | None:
     """What is wrong with how a request says where it ends, where llhttp is more lenient; None: nothing."""
-    length: bytes | None = None
-    chunked = hosts = 0
-    for name, value in call.headers:
-        if name == b"content-length":
-            if length is not None or not value.isdigit():
-                return MALFORMED
-            length = value
-        elif name == b"transfer-encoding":
-            chunked += 1
-            if value.strip().lower() != b"chunked":
-                return MALFORMED
-        elif name == b"host":
-            hosts += 1
-    if chunked > 1 or (chunked and (length is not None or call.http_10)) or hosts > 1 or (hosts == 0 and not call.http_10):
+    if call.repeats_headers and _repeats_framing(call):
         return MALFORMED
-    if length is not None and (len(length) > 15 or int(length) > body_bytes_max):
-        return body_too_large(body_bytes_max)
-    if call.method == "CONNECT":
+    length, coding = call.header(b"content-length"), call.header(b"transfer-encoding")
+    if coding is not None and (length is not None or call.http_10 or coding.strip().lower() != b"chunked"):
         return MALFORMED
-    if upgrades and (chunked or (length or b"0") != b"0"):
+    if call.method == "CONNECT" or (not call.http_10 and call.header(b"host") is None):
+        return MALFORMED
+    if length is not None:
+        if not length.isdigit():
+            return MALFORMED
+        if len(length) > 15 or int(length) > body_bytes_max:
+            return body_too_large(body_bytes_max)
+    if upgrades and (coding is not None or (length or b"0") != b"0"):
         return UPGRADE_WITH_BODY  # llhttp ends such a message at its head: its body would be read as the next request
     return None
+
+
+def _repeats_framing(call: Call) -> bool:
+    names = [name for name, _ in call.headers]
+    return any(names.count(name) > 1 for name in (b"content-length", b"transfer-encoding", b"host"))

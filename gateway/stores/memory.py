@@ -10,6 +10,9 @@ from gateway.admission.decided import Decided
 from gateway.admission.decision import decide, settled
 
 
+_EMPTY: tuple[None, None] = (None, None)
+
+
 class MemoryStore:
     """Every bucket that is not empty, and some that are. Implements `Counters`; an ask may mix slots here."""
 
@@ -70,13 +73,13 @@ class MemoryStore:
 
     def _states(self, limits: tuple[Limit, ...]) -> list[State | None]:
         kept = self._kept
-        return [kept[limit.bucket][0] if limit.bucket in kept else None for limit in limits]
+        return [kept.get(limit.bucket, _EMPTY)[0] for limit in limits]
 
     def _keep(self, limits: tuple[Limit, ...], states: list[State], now_ms: int) -> None:
         kept = self._kept
         count_before = len(kept)
-        for index, limit in enumerate(limits):
-            kept[limit.bucket] = (states[index], limit)
+        for limit, state in zip(limits, states):  # noqa: B905  as many as there are limits
+            kept[limit.bucket] = (state, limit)
         if len(kept) > count_before:
             for _ in range(2 * (len(kept) - count_before)):
                 self._look_at_one(now_ms)

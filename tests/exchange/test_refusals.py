@@ -10,6 +10,7 @@ import pytest
 
 from gateway.errors import invalid_request
 from gateway.journal.writer import JournalWriter
+from gateway.relay.call import Call
 from gateway.units import Limits
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 50}
@@ -106,8 +107,8 @@ def test_a_caller_without_a_valid_key_is_turned_away_at_the_door(
 ) -> None:
     async def test() -> None:
         async with loopback.origin() as origin, rooms.worker(origin.url, tmp_path) as worker:
-            call = rooms.call(body=CHAT, arrived=False)  # refused before its body is there
-            call.headers = [(b"authorization", authorization.encode())] if authorization else []
+            headers = [(b"authorization", authorization.encode())] if authorization else []
+            call = Call("POST", b"/v1/chat/completions", b"", headers, http_10=False, keep_alive=True)  # its body has not come yet
             client = await refused(call, rooms, loopback, worker, origin)
             seen(client, assert_openai_error, 401, "invalid_api_key" if authorization and "gk" in authorization else None)
             assert sum(worker.house.tally.take()[2].values()) == 1

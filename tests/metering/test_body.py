@@ -335,3 +335,21 @@ def test_any_json_gives_a_value_or_a_refusal(body: dict[str, Any]) -> None:
         if isinstance(found, CallBody):
             assert found.model == body.get("model") or (not body.get("model") and found.model is None)
             assert found.input_text_bytes >= 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","n":1,"d":3,"e":4,"model":"b"}',
+        b'{"model": "a", "n": 1, "d": 3, "model": "b"}',
+        b'{"model":"a","nn":1,"d":3,"stop":4,"model":1}',
+        b'{"ab":1,"c":2,"d":3,"model":"a","ab":1,"model":"b"}',
+        b'{"model":"a", "model":"b"}',
+        b'{"mod\\u0065l":"a","model":"b"}',
+        # a member of seven bytes, where a serializer's spaces in an object of four would be seven
+        b'{"n":1,"model":"m","d":3,"e":4,"n": 12}',
+        b'{"model":"m","c":2,"d":3,"n":4,"n": 40}',
+    ],
+)
+def test_a_body_that_a_serializer_could_have_written_but_for_a_duplicate_is_refused(body: bytes) -> None:
+    assert isinstance(read_chat(body), ApiError)
