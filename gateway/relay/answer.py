@@ -119,6 +119,8 @@ class AnswerReader:
         self.head = head
         if self._no_body or status in (204, 304):
             self._end()
+            if status == 204 and head.content_length is not None:  # it may have none, and must not be told on (RFC 9110 section 8.6)
+                self.head = msgspec.structs.replace(head, content_length=None)
         elif head.chunked:
             self._at = _AT_CHUNK_LINE
         elif head.content_length is not None:
