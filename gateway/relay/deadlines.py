@@ -49,7 +49,7 @@ class Deadlines:
                     loop.call_soon(expire, timed)
 
         def expire(timed: Timed) -> None:
-            if timed.deadline_s <= loop.time():  # nothing has come since
+            if timed.deadline_s <= loop.time() and timed in self._timed:  # nothing has come since
                 timed.expired()
 
         self._handle = loop.call_later(SWEEP_MS / 1000, sweep)
