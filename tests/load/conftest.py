@@ -167,9 +167,9 @@ class Place(_parts.Place):  # type: ignore[misc, name-defined]  # loaded by path
         head = f"POST /v1{path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {self.keys[team]}\r\nContent-Length: {len(data)}\r\n\r\n"
         return head.encode() + data
 
-    def call(self, method: str, path: str, body: Any, team: str = "voice") -> Any:
+    def call(self, method: str, path: str, body: Any, team: str = "voice", more_headers: Mapping[str, str] | None = None) -> Any:
         """One call by a plain client."""
-        headers = {"Authorization": f"Bearer {self.keys[team]}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self.keys[team]}", "Content-Type": "application/json"} | dict(more_headers or {})
         return _parts.request(self.base_url, method, path, json.dumps(body).encode(), headers)
 
     @property
