@@ -102,8 +102,8 @@ class Follower:
         loop, total = asyncio.get_running_loop(), 0
         began_s, began_us = time.monotonic(), time.time_ns() // 1000
         try:
+            todo, self.alive = await loop.run_in_executor(self._thread, self._workers)  # first: they need us also without a ledger
             await loop.run_in_executor(self._thread, self._bookkeeper.prepare)
-            todo, self.alive = await loop.run_in_executor(self._thread, self._workers)
             failed: dict[str, str] = {}
             while todo:
                 behind: list[str] = []

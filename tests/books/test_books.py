@@ -137,6 +137,20 @@ def test_a_locked_ledger_has_a_name_and_loses_nothing(place: Any, run: Run, entr
     run(story())
 
 
+def test_books_that_start_without_a_ledger_know_their_workers(place: Any, run: Run) -> None:
+    """A worker that starts then would get no configuration else, and no call would be carried until the ledger is back."""
+
+    async def story() -> None:
+        (place.root / "ledger.db").write_bytes(b"this is no database, and as long as a page of one: " * 100)
+        async with place.worker() as worker, place.books() as admin:
+            await worker.snapshot_where(lambda _: True)
+            found = ALL_WELL | {"ledger": "degraded unavailable", "buckets:w0": "degraded not_refilled"}
+            del found["buckets"]
+            await admin.until(admin.ready, lambda ready: ready == (200, found))
+
+    run(story())
+
+
 def test_a_hole_in_a_journal_is_an_alarm_and_the_rest_is_read(place: Any, run: Run, entry: Any, intent: Any) -> None:
     async def story() -> None:
         async with place.worker() as worker:
