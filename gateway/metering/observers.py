@@ -160,6 +160,8 @@ class ChatStreamObserver(StreamObserver):
             return event
         if given(chunk.usage) and not chunk.choices:
             return b""
+        if event.endswith(_NULL_USAGE_LAST) and event.count(b'"usage"') == 1 and event.count(b"\n") == 2:
+            return event[: -len(_NULL_USAGE_LAST)] + b"}\n\n"  # as in `_bulk`
         try:
             return with_data(event, without_usage(data))
         except ValueError:
