@@ -166,9 +166,9 @@ def grow_usage(report: bytes) -> None:
 
 
 def json_object(text: bytes) -> dict[str, Any] | None:
-    """What Python's json reads; None when that is no object. Usage beside a text that is no UTF-8 is still usage."""
+    """What Python's json reads, numbers as bytes; None when that is no object. Usage beside a text that is no UTF-8 is still usage."""
     try:
-        read = json.loads(text.decode(errors="replace"), parse_int=str, parse_float=str, parse_constant=_no_constant)
+        read = json.loads(text.decode(errors="replace"), parse_int=str.encode, parse_float=str.encode, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return None
     return read if isinstance(read, dict) else None
