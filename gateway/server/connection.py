@@ -124,6 +124,8 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(why.error if isinstance(why, _Refuse) else FAILED)
         except httptools.HttpParserError:
             self._refuse(MALFORMED)
+        if self._answer is None:
+            self._next()
         if self._in_head:
             if not in_head_before and not self._completed:
                 self._head_bytes = len(data)  # all of it is head; behind a whole request it may not be, and the next read tells
@@ -239,10 +241,7 @@ class ClientConnection(asyncio.Protocol):
         problem = framing_problem(call, upgrades=self._parser.should_upgrade(), body_bytes_max=self._bounds.body_bytes_max)
         if problem is not None:
             raise _Refuse(problem)
-        if self._answer is None and not self._waiting and not self._held:
-            self._start(call)
-        else:
-            self._waiting.append(call)
+        self._waiting.append(call)  # begins once all that was read is parsed: most often its body is there by then
 
     def on_body(self, data: bytes) -> None:
         """Some of a body."""
@@ -264,8 +263,6 @@ class ClientConnection(asyncio.Protocol):
         self._expect_nothing()
         if call is not None:
             call.received.open(None)
-        if self._answer is None:
-            self._next()
 
     # inside
 
@@ -276,7 +273,8 @@ class ClientConnection(asyncio.Protocol):
         self._running = call
         expects = None if call.http_10 else call.header(b"expect")
         # A client that is refused before it was told to continue may send its body or not: what comes next cannot be told apart.
-        self._answer = answer = self._make_answer(call, transport, self._finished, close=self._draining or bool(expects))
+        waits = expects is not None and not call.received.opened
+        self._answer = answer = self._make_answer(call, transport, self._finished, close=self._draining or waits)
 
         def ended(error: BaseException | None) -> None:
             if error is not None:
@@ -289,7 +287,7 @@ class ClientConnection(asyncio.Protocol):
             answer.refuse(EXPECTATION)
             return
         Steps(self._serve_call(call, answer), ended).step()
-        if expects and self._answer is answer and not call.received.opened:  # its head was not refused: the body is wanted
+        if waits and self._answer is answer and not call.received.opened:  # its head was not refused: the body is wanted
             answer.may_stay()
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
