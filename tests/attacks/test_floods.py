@@ -70,7 +70,7 @@ def test_refusals_that_nobody_reads_do_not_pile_up(raw: bytes, attack: Any) -> N
 
 
 def test_answers_that_nobody_reads_do_not_pile_up(attack: Any, words: Any) -> None:
-    attack.client_leaves = True
+    attack.may_be_cut = {"client_gone"}
     lines = attack.plan(words.counted(b"[" + b"1," * 50_000 + b"1]"))
     with grows_less_than(attack.place, 60) as look, attack.client() as client:
         few_receive(client)
@@ -85,7 +85,7 @@ def test_large_bodies_pipelined_behind_a_slow_call_wait_in_the_socket(attack: An
         over.wait(60)
         line.send(words.counted(words.answer))
 
-    attack.client_leaves = True
+    attack.may_be_cut = {"client_gone"}
     slow = attack.request(lines=attack.plan(plan))
     big = attack.request(b'{"model":"gpt-4o","messages":[],"user":"' + b"u" * 1_000_000 + b'"}')
     with grows_less_than(attack.place, 40) as look, attack.client() as client:
