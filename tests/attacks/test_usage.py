@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 GOOD = '{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}'
-LARGE = 2**53
 
 # What stands behind "usage", and how the call is booked. `{}`: both shapes; the numbers are those of a chat completion.
 REPORTS: dict[str, tuple[str, str]] = {
@@ -36,8 +35,9 @@ REPORTS: dict[str, tuple[str, str]] = {
     "1e999": ('{"prompt_tokens":1e999,"completion_tokens":3}', "unknown"),
     "1e400000000": ('{"prompt_tokens":1e400000000,"completion_tokens":3}', "unknown"),
     "1e-400000000": ('{"prompt_tokens":1e-400000000,"completion_tokens":3}', "unknown"),
-    "2**53": ('{"prompt_tokens":%d,"completion_tokens":3}' % LARGE, "unknown"),
-    "2**53 + 1": ('{"prompt_tokens":%d,"completion_tokens":3}' % (LARGE + 1), "unknown"),
+    "one more than the largest": ('{"prompt_tokens":68719476737,"completion_tokens":3}', "unknown"),
+    "2**53": ('{"prompt_tokens":9007199254740992,"completion_tokens":3}', "unknown"),
+    "2**53 + 1": ('{"prompt_tokens":9007199254740993,"completion_tokens":3}', "unknown"),
     "2**63": ('{"prompt_tokens":9223372036854775808,"completion_tokens":3}', "unknown"),
     "2**64": ('{"prompt_tokens":18446744073709551616,"completion_tokens":3}', "unknown"),
     "100,000 digits": ('{"prompt_tokens":' + "9" * 100_000 + ',"completion_tokens":3}', "unknown"),
@@ -46,7 +46,10 @@ REPORTS: dict[str, tuple[str, str]] = {
     "more cached than sent": ('{"prompt_tokens":7,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":8}}', "unknown"),
     "cached below zero": ('{"prompt_tokens":7,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":-1}}', "unknown"),
     "details of another kind": ('{"prompt_tokens":7,"completion_tokens":3,"prompt_tokens_details":[]}', "unknown"),
-    "more reasoning than output": ('{"prompt_tokens":7,"completion_tokens":3,"completion_tokens_details":{"reasoning_tokens":4}}', "unknown"),
+    "more reasoning than output": (
+        '{"prompt_tokens":7,"completion_tokens":3,"completion_tokens_details":{"reasoning_tokens":4}}',
+        "unknown",
+    ),
     "lists 100,000 deep": ('{"prompt_tokens":' + "[" * 100_000 + "]" * 100_000 + "}", "unknown"),
     "a lone surrogate": (GOOD[:-1] + ',"x":"\\ud800"}', "unknown"),
     "a quantity twice, the last counts": ('{"prompt_tokens":9,"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}', "reported"),
@@ -157,6 +160,7 @@ def events(*datas: bytes, end: bytes = b"\n\n") -> bytes:
 
 BEGIN = events(chunk(), chunk("there", '"stop"'))
 DONE = events(b"[DONE]")
+ONE = '{"prompt_tokens":1,"completion_tokens":1}'
 WHOLE = BEGIN + events(usage_chunk()) + DONE
 STREAMS: dict[str, tuple[bytes, str]] = {
     "good": (WHOLE, "reported"),
@@ -172,7 +176,7 @@ STREAMS: dict[str, tuple[bytes, str]] = {
     "no end of its last event": (WHOLE[:-2], "reported"),
     "events behind its end": (WHOLE + events(chunk("more"), usage_chunk('{"prompt_tokens":0,"completion_tokens":0}')), "reported"),
     "its end twice": (WHOLE + DONE, "reported"),
-    "usage twice, the last counts": (BEGIN + events(usage_chunk('{"prompt_tokens":1,"completion_tokens":1}'), usage_chunk()) + DONE, "reported"),
+    "usage twice, the last counts": (BEGIN + events(usage_chunk(ONE), usage_chunk()) + DONE, "reported"),
     "usage, and then one that is broken": (BEGIN + events(usage_chunk(), usage_chunk('{"prompt_tokens":-1}')) + DONE, "unknown"),
     "broken usage, and then a good one": (BEGIN + events(usage_chunk('{"prompt_tokens":-1}'), usage_chunk()) + DONE, "reported"),
     "no usage": (BEGIN + DONE, "unknown"),
@@ -194,9 +198,7 @@ STREAMS: dict[str, tuple[bytes, str]] = {
     "HTML": (b"<html>\n\n</html>", "unknown"),
 }  # fmt: skip
 STREAMS |= {
-    f"usage: {name}": (BEGIN + events(usage_chunk(usage)) + DONE, source)
-    for name, (usage, source) in REPORTS.items()
-    if len(usage) < 1_000
+    f"usage: {name}": (BEGIN + events(usage_chunk(usage)) + DONE, source) for name, (usage, source) in REPORTS.items() if len(usage) < 1_000
 }
 
 
@@ -237,7 +239,9 @@ def test_a_stream_that_is_edited_is_booked_the_same(body: bytes, source: str, at
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-@pytest.mark.parametrize("body", [b"", BEGIN, BEGIN + b"data: ", events(chunk()), b"data: [DO"], ids=["nothing", "begun", "half an event", "one", "half its end"])
+@pytest.mark.parametrize(
+    "body", [b"", BEGIN, BEGIN + b"data: ", events(chunk()), b"data: [DO"], ids=["nothing", "begun", "half an event", "one", "half its end"]
+)
 def test_a_stream_that_breaks_is_seen_as_cut_and_its_tokens_are_booked(body: bytes, how: str, attack: Any) -> None:
     call = json.dumps({"model": "gpt-4o", "messages": [], "stream": True, "max_tokens": 50}).encode()
 
