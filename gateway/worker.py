@@ -16,6 +16,7 @@ import structlog
 import uvloop
 
 from gateway import VERSION, failpoints
+from gateway.admission import Limit
 from gateway.admission.limits import TierExcludes, units_for
 from gateway.admission.shares import HOLD_MS_MAX, AccountShares
 from gateway.config.snapshot_reader import SnapshotReader
@@ -31,6 +32,7 @@ from gateway.server.front import Front
 from gateway.stores.memory import MemoryStore
 
 LAG_EVERY_MS = 100
+LIMITS_AT_ONCE = 1_000  # buckets that are read in one turn of the loop: a millisecond
 
 _log = structlog.get_logger("gateway.worker")
 
@@ -114,12 +116,17 @@ class Worker:
                 if limit.kind == "rpd":
                     self._store.refill(limit, units, use.at_ms)
 
-    def limits(self, team: str | None) -> tuple[LimitReading, ...]:
-        """The buckets that are in use now, fullest first."""
-        now_ms = time.time_ns() // 1_000_000
+    async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
+        """The buckets that are in use now, fullest first. The loop turns in between: 10,000 teams have 30,000 of them."""
+        now_ms, found = time.time_ns() // 1_000_000, list[LimitReading]()
         kept = [limit for limit in self._store.limits_kept() if team is None or limit.slot == f"team:{team}"]
-        readings = self._store.readings_now(tuple(kept), now_ms)
-        found = [
+        for begin in range(0, len(kept), LIMITS_AT_ONCE):
+            found += self._readings(tuple(kept[begin : begin + LIMITS_AT_ONCE]), now_ms)
+            await asyncio.sleep(0)
+        return tuple(sorted(found, key=lambda reading: -reading.used_units / reading.capacity_units))
+
+    def _readings(self, limits: tuple[Limit, ...], now_ms: int) -> list[LimitReading]:
+        return [
             LimitReading(
                 team=limit.slot.removeprefix("team:") if limit.slot.startswith("team:") else None,
                 scope=limit.scope,
@@ -130,9 +137,8 @@ class Worker:
                 remaining_units=reading.remaining_units,
                 reset_ms=reading.reset_ms,
             )
-            for limit, reading in zip(kept, readings, strict=True)
+            for limit, reading in zip(limits, self._store.readings_now(limits, now_ms), strict=True)
         ]
-        return tuple(sorted(found, key=lambda reading: -reading.used_units / reading.capacity_units))
 
     def report(self) -> Report:
         """Gauges, and the counts since the last report."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway.books.bookkeeper import Bookkeeper
+from gateway.books.bookkeeper import Bookkeeper, Turn
 from gateway.journal.format import worker_is_dead
 from gateway.ledger import LedgerError, LedgerForeign
 
@@ -102,22 +102,19 @@ class Follower:
         loop, total = asyncio.get_running_loop(), 0
         began_s, began_us = time.monotonic(), time.time_ns() // 1000
         try:
-            todo, self.alive = await loop.run_in_executor(self._thread, self._workers)  # first: they need us also without a ledger
-            await loop.run_in_executor(self._thread, self._bookkeeper.prepare)
+            turns = await loop.run_in_executor(self._thread, self._first_turns)
             failed: dict[str, str] = {}
-            while todo:
+            while turns:
                 behind: list[str] = []
-                for worker in todo:
-                    try:
-                        turn = await loop.run_in_executor(self._thread, self._bookkeeper.turn, worker)
-                    except OSError as error:
-                        failed[worker] = str(error)
+                for worker, turn in turns:
+                    if isinstance(turn, OSError):
+                        failed[worker] = str(turn)
                         continue
                     total += turn.records
                     # Of a later hour than now it is of before the clock was set back.
                     if not turn.caught_up and not began_us <= turn.newest_at_us <= time.time_ns() // 1000:
                         behind.append(worker)
-                todo = behind
+                turns = await loop.run_in_executor(self._thread, self._turns, behind) if behind else []
             self._is("ok", "")
             if failed != self.unreadable:
                 _log.error("journals_unreadable", journals=failed) if failed else _log.info("journals_readable")
@@ -143,6 +140,22 @@ class Follower:
         if state != self.state:
             (_log.info if state == "ok" else _log.error)("ledger_state", state=state, before=self.state, detail=detail)
         self.state, self.detail = state, detail
+
+    # in the thread: as much as can be at one go, since each way there and back costs more than an idle look
+
+    def _first_turns(self) -> list[tuple[str, Turn | OSError]]:
+        todo, self.alive = self._workers()  # first: they need us also without a ledger
+        self._bookkeeper.prepare()
+        return self._turns(todo)
+
+    def _turns(self, workers: list[str]) -> list[tuple[str, Turn | OSError]]:
+        turns: list[tuple[str, Turn | OSError]] = []
+        for worker in workers:
+            try:
+                turns.append((worker, self._bookkeeper.turn(worker)))
+            except OSError as error:
+                turns.append((worker, error))
+        return turns
 
     def _workers(self) -> tuple[list[str], tuple[str, ...]]:
         """Every worker that has a journal, and those of them that live."""

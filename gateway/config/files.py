@@ -15,17 +15,22 @@ from gateway.config.documents import FILE_BYTES_MAX, Document, read_document
 from gateway.config.problems import Findings, KeyPath, Problem
 from gateway.config.substitute import Variables, substitute
 from gateway.config.validate import validate
-from gateway.config.watch import Stamp, names_in, stamp_of
+from gateway.config.watch import Stamp, Stamps, names_in, settled, stamp_of
 
 AModel = TypeVar("AModel", bound=BaseModel)
 T = TypeVar("T")
 Reader = Callable[[Path], bytes]
 
+_READ_BYTES = 16_384  # at once: more than most files have, and quickly given back
+
 
 def read_bytes(path: Path) -> bytes:
     """At most one byte more than a file may have, so that a huge one is refused and not held."""
-    with path.open("rb") as file:
-        return file.read(FILE_BYTES_MAX + 1)
+    content = b""
+    with path.open("rb", buffering=0) as file:
+        while more := file.read(min(_READ_BYTES, FILE_BYTES_MAX + 1 - len(content))):
+            content += more
+    return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,17 @@ class LazySource:
 class Files:
     """Reads configuration files into values. What is unchanged since `previous` is taken from there."""
 
-    def __init__(self, env: Mapping[str, str], previous: Mapping[str, ReadFile[Any]], read: Reader, findings: Findings) -> None:
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        previous: Mapping[str, ReadFile[Any]],
+        read: Reader,
+        findings: Findings,
+        stamps: Stamps | None = None,
+    ) -> None:
+        """`stamps`: of files that were looked at already; the others are when they are read."""
         self._env = env
+        self._stamps = stamps or {}
         self._previous = previous
         self._read = read
         self._findings = findings
@@ -104,11 +118,12 @@ class Files:
                 yield found
 
     def _read_one(self, path: Path, model: type[AModel], convert: Callable[[AModel], T]) -> ReadFile[T] | None:
-        stamp = stamp_of(path)
+        name = str(path)
+        stamp = (self._stamps if name in self._stamps else settled({name: stamp_of(path)}))[name]
         if stamp is not None and not stamp.is_file:
             self._fail(path, "is not a file")
             return None
-        known: ReadFile[T] | None = self._previous.get(str(path))
+        known: ReadFile[T] | None = self._previous.get(name)
         if known is not None and any(self._env.get(name) != was for name, was in known.variables.items()):
             known = None
         if known is not None and stamp == known.stamp:
@@ -134,7 +149,7 @@ class Files:
             self.broken.append((path, {}))
             return None
         problems_before = len(self._findings.problems)
-        values, variables = substitute(document, self._env, self._findings)
+        values, variables = substitute(document, self._env, self._findings) if b"$" in content or b"\\" in content else (document.value, {})
         checked = validate(document, values, model, self._findings)
         if checked is not None and len(self._findings.problems) == problems_before:
             try:

@@ -21,7 +21,7 @@ from gateway.config.settings import Purpose, SettingsReader
 from gateway.config.shipped import shipped_folder
 from gateway.config.snapshot import Settings, Snapshot, Tier
 from gateway.config.team_file import TeamFile
-from gateway.config.watch import Stamps, stamps_of
+from gateway.config.watch import Stamps, settled, stamps_of
 from gateway.teams import Team
 
 
@@ -86,8 +86,8 @@ def load(
     if not os.path.isdir(folder):
         return NotLoaded([Problem(str(folder), 0, "", "there is no such folder; `gateway init` makes one")], stamps_of(folder))
     findings = Findings()
-    stamps = stamps_of(folder)
-    files = Files(env, previous.files if previous else {}, read, findings)
+    stamps = settled(stamps_of(folder))
+    files = Files(env, previous.files if previous else {}, read, findings, stamps)
     shipped = shipped or shipped_folder()
     gateway = files.read(folder / "gateway.yaml", GatewayFile, lambda file: file)
     own_tiers = folder / "tiers.yaml"

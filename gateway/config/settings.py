@@ -20,7 +20,7 @@ from gateway.config.gateway_file import AccountSection, GatewayFile, TlsSection
 from gateway.config.http_proxy import is_loopback, parse_http_proxy, proxy_of_environment
 from gateway.config.problems import Findings, KeyPath, Source
 from gateway.config.snapshot import Account, AdminSettings, EstimateSettings, HttpProxy, Listen, ProxySettings, Secret, Settings, Tls
-from gateway.config.watch import Stamps, stamp_of
+from gateway.config.watch import Stamps, settled, stamp_of
 
 Purpose = Literal["check", "serve", "demo"]
 """check: tell everything, needs no secrets. serve: what must not go into service is an error. demo: example keys are welcome."""
@@ -214,7 +214,7 @@ class SettingsReader:
 
     def _content(self, path: KeyPath, named: str) -> bytes | None:
         file = Path(named)
-        self.stamps[str(file)] = stamp_of(file)  # spelt as `watch.stamps_of` will: else each look would find a change
+        self.stamps |= settled({str(file): stamp_of(file)})  # spelt as `watch.stamps_of` will: else each look would find a change
         try:
             if not named or os.path.isdir(named):
                 raise FileNotFoundError

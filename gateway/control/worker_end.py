@@ -28,7 +28,7 @@ class BooksAway(Exception):
 
 
 class WorkerHandlers(Protocol):
-    """What a worker does when the books speak. Called on the worker's loop; only `take_snapshot` and `begin` may wait."""
+    """What a worker does when the books speak. Called on the worker's loop; only `take_snapshot`, `begin` and `limits` may wait."""
 
     async def take_snapshot(self, snapshot: bytes) -> None:
         """Decode (`config.snapshot.Snapshot`, MessagePack) and use from the next exchange on. Whatever it raises is told to the books."""
@@ -39,7 +39,7 @@ class WorkerHandlers(Protocol):
     async def begin(self) -> None:
         """Let clients in. Called again by other books, or when there was no snapshot yet."""
 
-    def limits(self, team: str | None) -> tuple[LimitReading, ...]:
+    async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
         """The buckets of a team as they are; None: of all, fullest first."""
 
     def report(self) -> Report:
@@ -163,7 +163,7 @@ class WorkerControl:
         elif isinstance(message, messages.Begin):
             await self._handlers.begin()
         elif isinstance(message, messages.AskLimits):
-            readings = self._handlers.limits(message.team)
+            readings = await self._handlers.limits(message.team)
             kept = readings[: messages.LIMIT_READINGS_MAX]
             channel.send(LimitsAnswer(message.request_id, kept, left_out=len(readings) - len(kept)))
         elif isinstance(message, OwnerAnswer):

@@ -122,7 +122,9 @@ class JournalReader:
         """Records from here to the first that is not whole, or to an end mark: it is not passed, so it says the same again."""
         at = self._here()
         records: list[Record] = []
-        buffer = self._bytes(at.offset, CHUNK_BYTES)
+        buffer = self._bytes(at.offset, HEADER_BYTES)
+        if any(buffer):  # mostly there is nothing, and a chunk of nothing costs more than all else of an idle look
+            buffer = self._bytes(at.offset, CHUNK_BYTES)
         offset, sequence = at.offset, at.sequence
         end_mark = False
         while len(records) + len(gaps) < records_max:

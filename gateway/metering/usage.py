@@ -20,7 +20,7 @@ Json = bytes | msgspec.Raw
 Metered = tuple[Usage, dict[str, int]]
 """Usage, and details: subsets that were already counted (reasoning_tokens, …), never priced."""
 
-QUANTITY_MAX = 2**53  # beyond, other readers of JSON lose digits; no real report comes near
+QUANTITY_MAX = 2**36  # as the journal keeps; a number beyond is no report, and charged to a limit it would lock a team out for years
 REASON_CHARS_MAX = 200
 
 

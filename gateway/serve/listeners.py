@@ -120,6 +120,7 @@ def listening_at(fd: int, *, ours: bool) -> Listener:
     except OSError as error:
         raise ServeError(f"file descriptor {fd} was passed to listen on and is no socket: {error.strerror}") from error
     if not listens:
+        given.close()
         raise ServeError(f"file descriptor {fd} was passed to listen on, and does not listen: ListenStream= of systemd is needed")
     return Listener(given, ours=ours)
 

@@ -6,8 +6,6 @@ Behind each bad framing comes what would be smuggled, a whole request of its own
 from __future__ import annotations
 
 import os
-import random
-import socket
 import time
 from typing import Any
 

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+UPLOAD = b"POST /v1/files HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer KEY\r\n"  # the team's key is put in its place
+CALL = UPLOAD.replace(b"files", b"chat/completions")
+GET = UPLOAD.replace(b"POST", b"GET")
 STREAM = b'{"model":"gpt-4o","messages":[],"stream":true,"max_tokens":50}'
 
 
@@ -130,10 +133,10 @@ SLOW = {
     "HTTP/0.9, which never says that it is over": b"GET /v1/files\r\n",
     "a head": b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\n",
     "a head that lacks one byte": b"GET /v1/files HTTP/1.1\r\nHost: gateway\r\n\r",
-    "a counted body": b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer KEY\r\nContent-Length: 9\r\n\r\n{",
-    "a chunk": b"POST /v1/files HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer KEY\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhe",
-    "the end of the chunks": b"POST /v1/files HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer KEY\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
-    "a body that was asked for": b"POST /v1/files HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer KEY\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+    "a counted body": CALL + b"Content-Length: 9\r\n\r\n{",
+    "a chunk": UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\nhe",
+    "the end of the chunks": UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n",
+    "a body that was asked for": UPLOAD + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n",
 }  # fmt: skip
 
 
@@ -188,7 +191,7 @@ def test_who_stops_inside_a_request_behind_a_good_one_is_told_in_turn(tail: byte
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"GET /v1/fi", b"POST /v1/files HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer KEY\r\nContent-Length: 9\r\n\r\n{"],
+    [b"", b"GET /v1/fi", UPLOAD + b"Content-Length: 9\r\n\r\n{"],
     ids=["nothing sent", "inside a head", "inside a body"],
 )
 @pytest.mark.parametrize("how", ["half", "reset"])
@@ -260,11 +263,11 @@ BAD = {
     "bad framing": (b"POST /v1/files HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nhello", 400, True),
     "no key": (b"GET /v1/files HTTP/1.1\r\nHost: a\r\n\r\n", 401, False),
     "no such path": (b"GET /x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer KEY\r\n\r\n", 404, False),
-    "a body that is no JSON": (b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer KEY\r\nContent-Length: 1\r\n\r\n{", 400, False),
-    "a body too large": (b"POST /v1/files HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer KEY\r\nContent-Length: 5000000\r\n\r\n", 413, True),
-    "an expectation": (b"POST /v1/files HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer KEY\r\nExpect: x\r\nContent-Length: 1\r\n\r\n{", 417, True),
-    "an upgrade": (b"GET /v1/files HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer KEY\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", 200, False),
-    "its last": (b"GET /v1/files HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer KEY\r\nConnection: close\r\n\r\n", 200, True),
+    "a body that is no JSON": (CALL + b"Content-Length: 1\r\n\r\n{", 400, False),
+    "a body too large": (UPLOAD + b"Content-Length: 5000000\r\n\r\n", 413, True),
+    "an expectation": (UPLOAD + b"Expect: x\r\nContent-Length: 1\r\n\r\n{", 417, True),
+    "an upgrade": (GET + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n", 200, False),
+    "its last": (GET + b"Connection: close\r\n\r\n", 200, True),
 }  # fmt: skip
 
 

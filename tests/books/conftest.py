@@ -120,7 +120,7 @@ class Worker:
         self.told.append("begin")
         self.begun.set()
 
-    def limits(self, team: str | None) -> tuple[LimitReading, ...]:
+    async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
         return (LimitReading("voice", "group", "group:gpt-4o", "rpm", 500, 125, 375, 15_000),)
 
     def report(self) -> Report:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.config.load import Loaded, NotLoaded
-from gateway.config.watch import changed_since, stamps_of
+from gateway.config.files import read_bytes
+from gateway.config.load import Loaded, NotLoaded, load
+from gateway.config.watch import TICK_NS, changed_since, pause_after_s, stamps_of
 
 if TYPE_CHECKING:
     from conftest import Folder
@@ -168,3 +171,128 @@ def test_a_folder_that_is_not_there_is_watched_too(folder: Folder) -> None:
     assert changed_since(bad.stamps, stamps_of(folder.root, bad.named_files)) == []
     Path("elsewhere").rename(folder.root)
     assert changed_since(bad.stamps, stamps_of(folder.root, bad.named_files)) != []
+
+
+SHADOW = "team: voice\nmode: shadow\n"
+LEARNS = "team: voice\nmode: enforce"  # of the same size
+assert len(SHADOW) == len(LEARNS)
+
+
+def _in_place(file: Path) -> None:
+    file.write_text(SHADOW)
+
+
+def _in_place_and_dated_back(file: Path) -> None:
+    before = file.stat()
+    file.write_text(SHADOW)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _replaced_and_dated_alike(file: Path) -> None:
+    before, other = file.stat(), file.with_suffix(".tmp")
+    other.write_text(SHADOW)
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.replace(other, file)
+
+
+def _removed_and_written_anew(file: Path) -> None:
+    file.unlink()
+    file.write_text(SHADOW)
+
+
+def _replaced_by_a_link(file: Path) -> None:
+    Path("elsewhere.yaml").write_text(SHADOW)
+    file.unlink()
+    file.symlink_to(Path("elsewhere.yaml").resolve())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(_in_place, id="written in place"),
+        pytest.param(_in_place_and_dated_back, id="written in place, its date as before"),
+        pytest.param(_replaced_and_dated_alike, id="replaced by rename, of the same date"),
+        pytest.param(_removed_and_written_anew, id="removed and written anew"),
+        pytest.param(_replaced_by_a_link, id="replaced by a link"),
+    ],
+)
+def test_a_change_of_the_same_size_right_after_a_load_is_seen(folder: Folder, change: Callable[[Path], None]) -> None:
+    file = folder.write("teams/voice.yaml", LEARNS)
+    loaded = folder.good()
+    change(file)
+    assert changed_since(loaded.stamps, stamps_of(folder.root)) == ["config/teams/voice.yaml"]
+    assert folder.good(loaded).teams[0].mode == "shadow"
+
+
+def _mounted(folder: Folder, text: str, number: int) -> None:
+    """As Kubernetes mounts a ConfigMap: files are links through `..data`, and a change is another folder behind that link."""
+    teams, version = folder.root / "teams", f"..version_{number}"
+    folder.write(f"teams/{version}/voice.yaml", text)
+    (teams / "..data_new").symlink_to(version)
+    os.replace(teams / "..data_new", teams / "..data")
+
+
+def test_a_mounted_folder_that_is_swapped_behind_its_link_is_seen(folder: Folder) -> None:
+    (folder.root / "teams" / "voice.yaml").unlink()
+    _mounted(folder, LEARNS, 1)
+    (folder.root / "teams" / "voice.yaml").symlink_to("..data/voice.yaml")
+    loaded = folder.good()
+    assert changed_since(loaded.stamps, stamps_of(folder.root)) == []
+    _mounted(folder, SHADOW, 2)
+    assert changed_since(loaded.stamps, stamps_of(folder.root)) == ["config/teams/voice.yaml"]
+    assert folder.good(loaded).teams[0].mode == "shadow"
+
+
+def test_a_whole_configuration_that_is_swapped_behind_its_link_is_seen(folder: Folder) -> None:
+    folder.root.rename("release-1")
+    folder.root.symlink_to("release-1")
+    loaded = folder.good()
+    shutil.copytree("release-1", "release-2", copy_function=shutil.copy2)  # with their dates
+    Path("release-2", "teams", "voice.yaml").write_text(SHADOW)
+    Path("new").symlink_to("release-2")
+    os.replace("new", folder.root)
+    assert "config/teams/voice.yaml" in changed_since(loaded.stamps, stamps_of(folder.root))
+    assert folder.good(loaded).teams[0].mode == "shadow"
+
+
+def test_no_file_is_read_in_the_tick_of_the_clock_that_it_was_written_in(folder: Folder) -> None:
+    """Another write in that tick would leave its stamp as it is."""
+    folder.write("key", "sk-1\n")
+    folder.write("gateway.yaml", "accounts: {openai: {api_key: file:config/key}}\n")
+    ages_ns: dict[str, int] = {}
+
+    def read(path: Path) -> bytes:
+        ages_ns[str(path)] = time.time_ns() - path.stat().st_ctime_ns
+        return read_bytes(path)
+
+    folder.write("teams/voice.yaml", LEARNS)
+    assert isinstance(load(folder.root, {}, shipped=Path("shipped"), read=read), Loaded)
+    assert set(ages_ns) == {*FILES, "config/key"}
+    assert min(ages_ns.values()) >= TICK_NS
+
+
+@pytest.mark.parametrize(
+    ("look_s", "pause_s"),
+    [
+        pytest.param(0.0, 1.0, id="a look for nothing is taken each second"),
+        pytest.param(0.01, 1.0, id="one that takes a hundredth of a second too"),
+        pytest.param(0.03, 3.0, id="one of 10,000 files takes one percent of a core"),
+        pytest.param(0.05, 5.0, id="as late as it may be"),
+        pytest.param(2.0, 5.0, id="never later than that"),
+    ],
+)
+def test_looks_take_a_hundredth_of_a_core(look_s: float, pause_s: float) -> None:
+    assert pause_after_s(look_s) == pytest.approx(pause_s)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 16_383, 16_384, 16_385, 1_048_576, 1_048_577])
+def test_a_file_is_read_whole_up_to_its_bound(tmp_path: Path, size_bytes: int) -> None:
+    content = os.urandom(size_bytes)
+    (tmp_path / "file").write_bytes(content)
+    assert read_bytes(tmp_path / "file") == content
+
+
+def test_a_file_beyond_its_bound_is_read_one_byte_further_and_not_held(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(1 << 40)
+    assert len(read_bytes(tmp_path / "file")) == 1_048_577

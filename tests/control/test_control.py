@@ -71,7 +71,7 @@ class Worker:
     async def begin(self) -> None:
         self.begun.set()
 
-    def limits(self, team: str | None) -> tuple[LimitReading, ...]:
+    async def limits(self, team: str | None) -> tuple[LimitReading, ...]:
         return {None: (READING,), "voice": (READING,), "crowd": (READING,) * (LIMIT_READINGS_MAX + 1)}.get(team, ())
 
     def report(self) -> Report:

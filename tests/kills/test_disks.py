@@ -144,7 +144,7 @@ def read_only(ledger: Path) -> Iterator[None]:
 LEDGER_TROUBLE = [
     pytest.param(locked, id="locked", marks=LONG),
     pytest.param(full, id="full", marks=LONG),
-    pytest.param(read_only, id="read-only"),
+    pytest.param(read_only, id="read-only", marks=LONG),
 ]
 
 

@@ -60,7 +60,7 @@ def test_daily_buckets_are_refilled_from_the_ledger_and_those_of_a_minute_are_no
         await worker.take_snapshot(encode_snapshot(snapshot()))
         now_ms = time.time_ns() // 1_000_000
         worker.refill((Spent("voice", "dev", "gpt-4o", 600, 39_000, now_ms), Spent("gone", "dev", "gpt-4o", 5, 5, now_ms)))
-        used = {reading.kind: reading.used_units for reading in worker.limits("voice")}
+        used = {reading.kind: reading.used_units for reading in await worker.limits("voice")}
         assert used["rpd"] in (599, 600)  # one leaks every 86.4 s
         assert not used.get("rpm")
         assert not used.get("tpm")
@@ -90,7 +90,7 @@ def test_the_buckets_of_an_account_say_which(tmp_path: Path) -> None:
         assert isinstance(limits, tuple)
         now_ms = time.time_ns() // 1_000_000
         await worker.house.counters.reserve(ask_for("gx-1", limits, 100, 100), now_ms)
-        shown = {(reading.team, reading.subject) for reading in worker.limits(None)}
+        shown = {(reading.team, reading.subject) for reading in await worker.limits(None)}
         assert shown == {("voice", "group:gpt-4o"), (None, "account:openai:group:gpt-4o")}
 
     with_worker(tmp_path, act)
