@@ -45,7 +45,7 @@ class Tally:
     def decided(self, job: Job, decision: Decision) -> None:
         """Admission has spoken."""
         team, model = job.identity.team, job.card.model if job.card else None
-        if type(decision) is Admitted:
+        if isinstance(decision, Admitted):
             of_team = self._admitted.get(team.name)
             if of_team is None:
                 of_team = self._admitted[team.name] = Counter()
