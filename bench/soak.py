@@ -322,7 +322,7 @@ def memory_wrong(watch: Watch, stored: int) -> list[str]:
     for role in ("worker", "books"):
         found = watch.growth_kib(role)
         if found is None:
-            print(f"{role}: memory not judged, it was started again")
+            print(f"{role}: memory not judged, it was started again or lived too shortly")
             continue
         first, last, growth = found
         kept = [kib for (of, _), samples in watch.samples.items() if of == role for _, kib in samples]

@@ -34,7 +34,7 @@ _spec.loader.exec_module(_parts)
 check_error, until = _parts.check_error, _parts.until
 
 LONG = bool(os.environ.get("CI"))
-PATIENCE_S = float(os.environ.get("PAT", "120"))  # only a failing test waits so long: the machine may be busy with everything else
+PATIENCE_S = 120.0  # only a failing test waits so long: the machine may be busy with everything else
 USUAL_OPEN_FILES = 1024  # what systems give a process unless asked
 MODEL = "gpt-4o-mini"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"

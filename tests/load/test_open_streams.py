@@ -14,7 +14,7 @@ CALLERS = 4
 KIB_A_STREAM_MAX = 64  # both its connections, its exchange, its team's place in the books of limits; seen: see bench/README.md
 KIB_A_CONNECTION_MAX = 24
 RETURNS_WITHIN_KIB = 2_048  # from one cycle to the next, once allocators are warm
-OWNER_BYTES = 300  # kept of each answer, for the last 100,000 (gateway/house.py)
+KIB_OF_AN_EXCHANGE = 2  # kept for its decision (the last 16,384, admission/decided.py) and its answer's owner (the last 100,000, house.py)
 SETTINGS = {"proxy": {"idle_timeout_ms": 600_000}}
 
 
@@ -105,7 +105,7 @@ def test_a_thousand_open_streams_end_exact_and_leave_nothing(start_gateway: Any,
             )
             assert sizes[0][0] <= KIB_A_STREAM_MAX
             assert sizes[0][1] <= KIB_A_CONNECTION_MAX
-            assert abs(after_kib[2] - after_kib[1]) <= RETURNS_WITHIN_KIB + answered[2] * OWNER_BYTES // 1024
+            assert abs(after_kib[2] - after_kib[1]) <= RETURNS_WITHIN_KIB + KIB_OF_AN_EXCHANGE * (count + answered[2])
 
             await asyncio.to_thread(place.settled)
             entries = {entry["exchange_id"]: entry for entry in place.entries() if entry["team"] == "held"}

@@ -60,7 +60,7 @@ class Crowd:
 
 
 def test_what_is_too_much_is_refused_and_nothing_is_lost(start_gateway: Any, load: Any) -> None:
-    count = 200 if load.long else 40
+    count = 120 if load.long else 40
 
     async def story() -> None:
         place = await asyncio.to_thread(start_gateway, SETTINGS)

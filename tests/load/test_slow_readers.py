@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ CYCLES = 3
 KIB_A_READER_MAX = 1_024  # of the worker's own, while an answer waits: the kernel's buffer is 128 KiB, the transport's 64 KiB
 TAKEN_BYTES_MAX = 12 << 20  # from the upstream for one reader: nearly all of it is in the kernel's buffers between the two
 RETURNS_WITHIN_KIB = 8_192  # from one cycle to the next: readers of huge answers are read to the end, so that they are booked right
+KINDS = [("endless", "estimated"), ("huge", "reported")]
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "What is on my bill?"}]}
 
 
@@ -33,22 +34,19 @@ async def slow_readers(place: Any, load: Any, kind: str, count: int) -> AsyncIte
 
 
 async def cycle(place: Any, load: Any, upstream: Any, kind: str, count: int) -> int:
-    """KiB of the worker for each reader, while they wait."""
-    pid, loop = place.role("worker"), asyncio.get_running_loop()
+    """KiB of the worker for each reader, while they wait; then they leave."""
+    pid = place.role("worker")
     upstream.sent_bytes.clear()
-    before_kib = load.anonymous_kib(pid)
-    async with slow_readers(place, load, kind, count) as readers:
+    before_kib: int = load.anonymous_kib(pid)
+    async with slow_readers(place, load, kind, count):
         await load.eventually(lambda: len(upstream.sent_bytes) == count, "all answers have begun")
         taken = -1
         while sum(upstream.sent_bytes.values()) != taken:  # until the upstream is paused
             taken = sum(upstream.sent_bytes.values())
             others = [await asyncio.to_thread(place_call, place) for _ in range(3)]  # who are not slow get their answers
             assert others == [200, 200, 200]
-        waiting_kib = load.anonymous_kib(pid)
         assert max(upstream.sent_bytes.values()) <= TAKEN_BYTES_MAX
-        for reader in readers[: count // 2]:  # every other one takes a byte now and then, which helps it nothing
-            await loop.sock_recv(reader, 1)
-        await load.eventually(lambda: place.metric("gateway_connections_active", worker="w0") == 0, "the gateway has ended all of them")
+        waiting_kib: int = load.anonymous_kib(pid)
     return (waiting_kib - before_kib) // count
 
 
@@ -57,36 +55,73 @@ def place_call(place: Any) -> int:
     return status
 
 
-@pytest.mark.parametrize("kind, source", [("endless", "estimated"), ("huge", "reported")], ids=["streams", "huge answers"])
-def test_who_does_not_read_holds_little_and_is_booked(start_gateway: Any, load: Any, kind: str, source: str) -> None:
+async def check_books(place: Any, load: Any, upstream: Any, source: str, count: int) -> None:
+    """Each reader has one entry, of what was billed where that is known."""
+
+    def booked() -> list[Any]:
+        return [entry for entry in place.entries() if entry["team"] == "held"]
+
+    await load.eventually(lambda: len(booked()) == count, "each has its entry")
+    assert {(entry["usage_source"], entry["outcome"]) for entry in booked()} == {(source, "client_gone")}
+    assert all(entry["cost_picousd"] > 0 for entry in booked())
+    if source == "reported":
+        assert {entry["exchange_id"]: entry["cost_picousd"] for entry in booked()} == {
+            one: upstream.picousd(one) for one in upstream.billed
+        }
+    assert place.complaints() == []
+
+
+@pytest.mark.parametrize("kind, source", KINDS, ids=["streams", "huge answers"])
+def test_who_does_not_read_holds_little_and_holds_up_nobody(start_gateway: Any, load: Any, kind: str, source: str) -> None:
     count = 40 if load.long else 10
 
     async def story() -> None:
         async with load.upstream() as upstream:
-            settings = {"proxy": {"write_timeout_ms": 4_000}, "accounts": {"held": {"base_url": upstream.base_url, "api_key": "sk-held"}}}
-            place = await asyncio.to_thread(start_gateway, settings, held={"account": "held"})
+            place = await asyncio.to_thread(start_gateway, settings(upstream, write_timeout_ms=600_000), held={"account": "held"})
             sizes, after_kib, pid = list[int](), list[int](), place.role("worker")
             for number in range(1, CYCLES + 1):
                 sizes.append(await cycle(place, load, upstream, kind, count))
-                await asyncio.to_thread(place.settled)
-                await load.eventually(lambda done=number * count: booked(place) == done, "each has its entry")
+                await check_books(place, load, upstream, source, number * count)
                 after_kib.append(load.anonymous_kib(pid))
             print(f"{kind}: KiB of the worker for each reader, by cycle: {sizes}; after each: {after_kib}")
             assert sizes[0] <= KIB_A_READER_MAX
             assert after_kib[2] - after_kib[1] <= RETURNS_WITHIN_KIB
-            held = [entry for entry in place.entries() if entry["team"] == "held"]
-            assert {(entry["usage_source"], entry["outcome"]) for entry in held} == {(source, "client_gone")}
-            if source == "reported":
-                assert {entry["exchange_id"]: entry["cost_picousd"] for entry in held} == {
-                    one: upstream.picousd(one) for one in upstream.billed
-                }
-            else:
-                assert all(entry["cost_picousd"] > 0 for entry in held)
-            assert place.complaints() == []
             await asyncio.to_thread(place.stop)
 
     asyncio.run(story())
 
 
-def booked(place: Any) -> int:
-    return sum(entry["team"] == "held" for entry in place.entries())
+@pytest.mark.parametrize("kind, source", KINDS, ids=["streams", "huge answers"])
+def test_who_takes_next_to_nothing_is_ended_and_booked(start_gateway: Any, load: Any, kind: str, source: str) -> None:
+    count = 4
+
+    async def story() -> None:
+        async with load.upstream() as upstream:
+            place = await asyncio.to_thread(start_gateway, settings(upstream, write_timeout_ms=2_000), held={"account": "held"})
+            async with slow_readers(place, load, kind, count) as readers:
+                sipping = [asyncio.create_task(byte_by_byte(reader)) for reader in readers[: count // 2]]  # the others read nothing at all
+                await load.eventually(lambda: len(upstream.sent_bytes) == count, "all answers have begun")
+                await load.eventually(
+                    lambda: place.metric("gateway_connections_active", worker="w0") == 0, "the gateway has ended all of them"
+                )
+                await check_books(place, load, upstream, source, count)
+                for task in sipping:
+                    task.cancel()
+                await asyncio.gather(*sipping)
+            await asyncio.to_thread(place.stop)
+
+    asyncio.run(story())
+
+
+async def byte_by_byte(reader: socket.socket) -> None:
+    """Take a byte now and then, for as long as there is one: what the kernel holds outlives the connection."""
+    loop = asyncio.get_running_loop()
+    with suppress(ConnectionError, asyncio.CancelledError):
+        for _ in range(100_000):
+            await loop.sock_recv(reader, 1)
+            await asyncio.sleep(0.05)  # the slowness that is tested
+
+
+def settings(upstream: Any, write_timeout_ms: int) -> dict[str, Any]:
+    accounts = {"held": {"base_url": upstream.base_url, "api_key": "sk-held"}}
+    return {"proxy": {"write_timeout_ms": write_timeout_ms}, "accounts": accounts}
