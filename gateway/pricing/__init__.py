@@ -127,10 +127,9 @@ def price_ask(
     if table is None:
         return Unpriced(_used(ask), "no_table", None)
     rates = _row(table, service_tier_asked, ask)
-    if rates and Meter.CACHE_WRITE_TEXT in rates and Meter.INPUT_TEXT in ask:
-        if rates[Meter.CACHE_WRITE_TEXT] > rates.get(Meter.INPUT_TEXT, 0):
-            written = ask.get(Meter.CACHE_WRITE_TEXT, 0) + ask[Meter.INPUT_TEXT]
-            ask = {**ask, Meter.INPUT_TEXT: 0, Meter.CACHE_WRITE_TEXT: written}
+    text = ask.get(Meter.INPUT_TEXT, 0)
+    if text and rates and rates.get(Meter.CACHE_WRITE_TEXT, 0) > rates.get(Meter.INPUT_TEXT, 0):
+        ask = {**ask, Meter.INPUT_TEXT: 0, Meter.CACHE_WRITE_TEXT: ask.get(Meter.CACHE_WRITE_TEXT, 0) + text}
     return _priced(card, table, rates, ask, data_residency=data_residency)
 
 

@@ -9,7 +9,6 @@ from gateway.admission.bucket import State, add, leak, reading
 from gateway.admission.decided import Decided
 from gateway.admission.decision import decide, settled
 
-
 _EMPTY: tuple[None, None] = (None, None)
 
 
