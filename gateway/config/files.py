@@ -149,7 +149,9 @@ class Files:
             self.broken.append((path, {}))
             return None
         problems_before = len(self._findings.problems)
-        values, variables = substitute(document, self._env, self._findings) if b"$" in content or b"\\" in content else (document.value, {})
+        values, variables = document.value, Variables()
+        if b"$" in content or b"\\" in content:  # a `$` may be written as an escape
+            values, variables = substitute(document, self._env, self._findings)
         checked = validate(document, values, model, self._findings)
         if checked is not None and len(self._findings.problems) == problems_before:
             try:

@@ -222,6 +222,12 @@ def test_two_dollar_signs_are_one(folder: Folder) -> None:
     assert folder.good().settings.accounts[0].api_key.value == "${A}${B}$A"  # and what came in is not looked at again
 
 
+def test_a_variable_may_be_written_as_an_escape(folder: Folder) -> None:
+    folder.env = {"A": "sk-a"}
+    folder.write("gateway.yaml", 'accounts: {openai: {api_key: "\\x24{A}"}}\n')
+    assert folder.good().settings.accounts[0].api_key.value == "sk-a"
+
+
 def test_a_problem_shows_the_variable_and_not_what_was_in_it(folder: Folder) -> None:
     folder.env = {"SECRET": "s3cret value"}
     folder.write("gateway.yaml", "accounts: {openai: {api_key: x, base_url: '${SECRET}'}}\n")
