@@ -60,6 +60,7 @@ class Place:
     ) -> None:
         self.root, self.upstream = root, upstream
         self.ledger = SqliteQuestions(root / "ledger.db")
+        self.booked: set[str] = set()  # all that was ever seen in the ledger
         self.keys = {name: new_api_key(name) for name in ("voice", *(teams or {}))}
         config = root / "config"
         (config / "teams").mkdir(parents=True)
@@ -140,7 +141,9 @@ class Place:
             return self.ledger.open_intents("w0") if status == 404 else status
 
         until(under_way, lambda found: not found, "all is in the ledger, and nothing is under way")
-        return list(self.ledger.entries(since_us=since_us))
+        entries = list(self.ledger.entries(since_us=since_us))
+        self.booked.update(entry["exchange_id"] for entry in entries)
+        return entries
 
 
 class Attack:
@@ -149,7 +152,7 @@ class Attack:
     def __init__(self, place: Place, name: str) -> None:
         self.place, self.upstream, self.name = place, place.upstream, name
         self._since_us = time.time_ns() // 1000
-        self._seen = len(self.upstream.seen)
+        self._seen, self._booked_before = len(self.upstream.seen), frozenset(place.booked)
         self._log_bytes = place.log.stat().st_size
         self.expected_log: set[str] = set()
         self.may_be_cut: set[str] = set()  # outcomes of calls that ended while they were on their way: booked, and not seen whole
@@ -169,8 +172,8 @@ class Attack:
         return raw.replace(b"KEY", self.place.keys["voice"].encode())
 
     def seen(self) -> list[Seen]:
-        """What reached OpenAI in this test."""
-        return self.upstream.seen[self._seen :]
+        """What reached OpenAI in this test, and not what a client of an earlier one had left there unread."""
+        return [one for one in self.upstream.seen[self._seen :] if one.header("x-client-request-id") not in self._booked_before]
 
     def entries(self) -> list[dict[str, Any]]:
         return self.place.settled(self._since_us)

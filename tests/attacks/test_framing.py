@@ -6,6 +6,7 @@ Behind each bad framing comes what would be smuggled, a whole request of its own
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import Any
 
@@ -188,11 +189,15 @@ Request = tuple[str, tuple[str, ...], bytes]
 
 
 def as_h11_reads(raw: bytes) -> list[Request]:
-    """The requests in these bytes up to the first that is none, by h11. Empty lines before one are skipped (RFC 9112 section 2.2)."""
+    """The requests in these bytes up to the first that is none, by h11.
+
+    Two liberties of llhttp's, neither of which moves the end of a request: empty lines before one are skipped (RFC 9112 section
+    2.2), and so are more spaces than one before its target (section 3).
+    """
     found: list[Request] = []
     while True:
         reader = h11.Connection(h11.SERVER, max_incomplete_event_size=2**20)
-        reader.receive_data(raw.lstrip(b"\r\n"))
+        reader.receive_data(re.sub(rb"\A[\r\n]*([A-Z]+) +", rb"\1 ", raw))
         try:
             head, body = reader.next_event(), b""
             while isinstance(event := reader.next_event(), h11.Data):
@@ -225,10 +230,10 @@ def talk(place: Any, raw: bytes) -> None:
 
 
 def check_reading(place: Any, raw: bytes) -> None:
-    since_us, begun = time.time_ns() // 1000, len(place.upstream.seen)
+    since_us, begun, before = time.time_ns() // 1000, len(place.upstream.seen), set(place.booked)
     talk(place, raw)
     entries = {entry["exchange_id"]: entry["outcome"] for entry in place.settled(since_us)}
-    seen = place.upstream.seen[begun:]
+    seen = [one for one in place.upstream.seen[begun:] if one.header("x-client-request-id") not in before]
     assert place.upstream.faults == [], "what the gateway wrote is not one request"
     reached = [str(one.header("x-client-request-id")) for one in seen]
     assert len(set(reached)) == len(reached)
@@ -242,7 +247,8 @@ change = st.tuples(st.sampled_from(["insert", "delete", "replace", "double"]), s
 
 
 @settings(
-    max_examples=1_000 if os.environ.get("CI") else 120, deadline=None,
+    max_examples=int(os.environ.get("ATTACKS") or (1_000 if os.environ.get("CI") else 120)), derandomize="ATTACKS" not in os.environ,
+    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(st.integers(1, 5), st.lists(change, min_size=1, max_size=4))

@@ -158,6 +158,7 @@ PASSED = {
     "a query of 60,000 bytes": (target(b"/v1/files?" + b"q" * 60_000), "/v1/files?" + "q" * 60_000),
     "HTTP/1.0": (b"GET /v1/files HTTP/1.0\r\n" + KEY + END, "/v1/files"),
     "HTTP/1.0 that keeps": (b"GET /v1/files HTTP/1.0\r\nConnection: keep-alive\r\n" + KEY + END, "/v1/files"),
+    "two spaces before the target": (b"GET  /v1/files HTTP/1.1\r\n" + GOOD + END, "/v1/files"),
     "empty lines before it": (b"\r\n\r\n" + target(b"/v1/files"), "/v1/files"),
     "RTSP, which the parser takes for HTTP of the same number": (b"GET /v1/files RTSP/1.1\r\n" + GOOD + END, "/v1/files"),
     "an upgrade that nobody takes": (target(b"/v1/files", b"GET", b"Connection: upgrade\r\nUpgrade: h2c\r\n"), "/v1/files"),
