@@ -86,7 +86,7 @@ class Upstream:
             pass  # `__aexit__` did it; a stream protocol logs a cancelled handler as an error
         finally:
             self._tasks.discard(task)
-            writer.close()
+            writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -121,10 +121,10 @@ class Upstream:
         await self._pour(exchange, writer, event("word " * 200) * 16, 1 << 40)
 
     async def _huge(self, exchange: str, writer: asyncio.StreamWriter) -> None:
-        """A whole answer of 24 MiB, billed as it begins."""
+        """A whole answer of 16 MiB, billed as it begins."""
         begin = {"id": "chatcmpl-1", "object": "chat.completion", "model": MODEL, **self._bill(exchange)}
         body_begin, body_end = json.dumps(begin).encode()[:-1] + b',"choices":[{"index":0,"message":{"content":"', b'"}}]}'
-        fill = 24 << 20
+        fill = 16 << 20
         length = len(body_begin) + fill + len(body_end)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (length, body_begin))
         await self._pour(exchange, writer, b"w" * 65_536, fill)
