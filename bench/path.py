@@ -2,7 +2,8 @@
 
     python bench/path.py [--calls 20000] [--stream | --paced] [--steps | --profile]
 
-`--steps` says where they go, step by step of the path; each step that is timed costs 0.2 µs more. Says µs of CPU, which move with the machine's other load, and the same in a yardstick's time, which moves much less.
+`--steps` says where they go, step by step of the path; each step that is timed costs 0.2 µs more. Says µs of CPU, which move
+with the machine's other load, and the same in a yardstick's time, which moves much less.
 Both transports are stand-ins that keep nothing; the journal, the store, the snapshot and all rooms are real.
 """
 
