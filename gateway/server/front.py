@@ -74,6 +74,7 @@ class Front:
             asyncio.ensure_future(server.wait_closed()) for server in self._servers if self._tls is not None
         ]
         await asyncio.sleep(0)  # they wait for what the servers have let in
+        self.connections.let_go()
         for server in self._servers:
             server.close()
         while self._queues:

@@ -42,11 +42,15 @@ class OpenConnections:
         if not self._open:
             self._none_left.set()
 
-    async def drain(self, deadline_s: float) -> None:
-        """Let what runs come to its end; break off what has not by then (loop time)."""
+    def let_go(self) -> None:
+        """Have each, and whoever comes now, take one request more at most."""
         self._draining = True
         for connection in list(self._open):
             connection.drain()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Let what runs come to its end; break off what has not by then (loop time)."""
+        self.let_go()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline_s):
                 await self._none_left.wait()
