@@ -24,7 +24,7 @@ from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, c
 from gateway.exchange import exchange
 from gateway.house import House
 from gateway.journal.writer import SEGMENT_BYTES, JournalWriter
-from gateway.process import clients_max, configure_logs, end_with_parent
+from gateway.process import clients_max, configure_logs, end_with_parent, give_back_memory
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
 from gateway.relay.pool import Pool
@@ -230,6 +230,7 @@ if __name__ == "__main__":
     configure_logs()
     end_with_parent(int(sys.argv[2]))
     failpoints.arm("worker", os.environ.get(failpoints.VARIABLE, ""))
+    give_back_memory()
     gc.collect()
     gc.freeze()  # what is loaded stays; only what calls make is looked at
     gc.set_threshold(50_000, 20, 100)
