@@ -152,9 +152,9 @@ class Answer:
         if not self._begun:
             self._close = True
 
-    def may_stay(self) -> None:
-        """The connection can carry another answer after all, if the client wants that."""
-        self._close = not self._call.keep_alive
+    def may_stay(self, *, last: bool) -> None:
+        """The connection can carry another answer after all, if the client wants that; `last`: and if the gateway does not drain."""
+        self._close = last or not self._call.keep_alive
 
     def _framed(self, data: bytes) -> bytes:
         head, self._head = self._head, b""

@@ -14,12 +14,13 @@ from gateway.errors import ApiError
 from gateway.relay.call import Call, Client
 from gateway.relay.deadlines import NEVER, Deadlines
 from gateway.relay.gate import Steps
+from gateway.server import refusals
 from gateway.server.answer import Answer, MakeAnswer
 from gateway.server.heads import call_of
 from gateway.server.open_connections import OpenConnections
-from gateway.server.refusals import CUT, EXPECTATION, FAILED, MALFORMED, TOO_MANY, TOO_SLOW, body_too_large, framing_problem, head_too_large
 
 PIPELINED_MAX = 32  # requests read ahead on one connection; further ones wait in the socket
+PIPELINED_AT_ONCE_MAX = 256  # with what one read brings more: of a read of 256 KiB, 10,000 calls of the shortest would be 8 MiB
 PIPELINED_BYTES_MAX = 4_194_304  # and so much of their bodies
 DISCARDED_BYTES_MAX = 8_388_608  # of what was refused, read and dropped so that the client sees the answer
 LINGER_MS = 2_000  # for a client that still sends after its connection was refused further service
@@ -78,18 +79,16 @@ class ClientConnection(asyncio.Protocol):
         self._arriving: Call | None = None  # whose body is still coming
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._head_bytes = self._fed_bytes = self._discarded = 0
         self._in_head = False
         self._completed = False  # a request, by the bytes fed last
         self._got_body = False  # by the bytes fed last
-        self._fed_bytes = 0
         self._refusal: ApiError | None = None  # of bytes that make no call; answered behind the calls before it
         self._draining = False
         self._broken = False  # nothing further is read
         self._leaving = False  # closes once what was written has gone
         self._held = False  # the client does not take what was written: nothing further is begun for it
         self._paused = False  # so much waits that we do not read: then it is not the client who is slow
-        self._discarded = 0
         self.deadline_s = NEVER
 
     # asyncio.Protocol
@@ -101,7 +100,7 @@ class ClientConnection(asyncio.Protocol):
         self._expect_within(self._bounds.head_timeout_ms)
         self._open_connections.add(self)
         if len(self._open_connections) > self._bounds.connections_max:
-            self._refuse(TOO_MANY)
+            self._refuse(refusals.TOO_MANY)
 
     def data_received(self, data: bytes) -> None:
         """Some of a request."""
@@ -121,20 +120,20 @@ class ClientConnection(asyncio.Protocol):
             why = error.__context__
             if not isinstance(why, _Refuse):
                 self._broke(why or error)  # ours: no room to spool a body, say
-            self._refuse(why.error if isinstance(why, _Refuse) else FAILED)
+            self._refuse(why.error if isinstance(why, _Refuse) else refusals.FAILED)
         except httptools.HttpParserError:
-            self._refuse(MALFORMED)
+            self._refuse(refusals.MALFORMED)
         if self._answer is None:
             self._next()
         if self._in_head:
             if not in_head_before and not self._completed:
                 self._head_bytes = len(data)  # all of it is head; behind a whole request it may not be, and the next read tells
             if self._head_bytes > self._bounds.head_bytes_max:
-                self._refuse(head_too_large(self._bounds.head_bytes_max))
+                self._refuse(refusals.head_too_large(self._bounds.head_bytes_max))
         elif self._arriving is not None:  # chunk extensions and trailers, which nobody needs, are bounded as a head is
             self._head_bytes = self._head_bytes + len(data) if in_body_before and not self._got_body else 0
             if self._head_bytes > self._bounds.head_bytes_max:
-                self._refuse(MALFORMED)
+                self._refuse(refusals.MALFORMED)
         if self._waiting and self._transport is not None and not self._leaving and self._reads_ahead_more_than(PIPELINED_MAX):
             self._transport.pause_reading()
             self._paused = True
@@ -153,7 +152,7 @@ class ClientConnection(asyncio.Protocol):
         and a call that nobody waits for must not run on at OpenAI."""
         self._broken = True
         if self._arriving is not None:
-            self._arriving.received.open(CUT)
+            self._arriving.received.open(refusals.CUT)
         elif self._answer is not None:
             self._answer.client_left()
         self._close()
@@ -174,7 +173,7 @@ class ClientConnection(asyncio.Protocol):
         if answer is not None:
             answer.client_left()
         if arriving is not None:
-            arriving.received.open(CUT)
+            arriving.received.open(refusals.CUT)
 
     def pause_writing(self) -> None:
         """The client does not take what was sent."""
@@ -200,7 +199,7 @@ class ClientConnection(asyncio.Protocol):
         if self._leaving or self._held:
             self._transport.abort()
         elif self._arriving is not None or self._in_head:
-            self._refuse(TOO_SLOW)
+            self._refuse(refusals.TOO_SLOW)
         else:
             self._close()
 
@@ -232,15 +231,17 @@ class ClientConnection(asyncio.Protocol):
         if self._head_bytes > head_bytes_max or self._fed_bytes > head_bytes_max:  # what was fed may hold more than the head
             line_bytes = len(self._parser.get_method()) + len(self._url) + len("  HTTP/1.1\r\n\r\n")
             if line_bytes + sum([len(name) + len(value) + 4 for name, value in self._headers]) > head_bytes_max:
-                raise _Refuse(head_too_large(head_bytes_max))
+                raise _Refuse(refusals.head_too_large(head_bytes_max))
         call = call_of(self._parser, self._url, self._headers)
         if call is None:
-            raise _Refuse(MALFORMED)
+            raise _Refuse(refusals.MALFORMED)
         self._arriving = call
         self._expect_within(self._bounds.body_timeout_ms)
-        problem = framing_problem(call, upgrades=self._parser.should_upgrade(), body_bytes_max=self._bounds.body_bytes_max)
+        problem = refusals.framing_problem(call, upgrades=self._parser.should_upgrade(), body_bytes_max=self._bounds.body_bytes_max)
         if problem is not None:
             raise _Refuse(problem)
+        if len(self._waiting) >= PIPELINED_AT_ONCE_MAX:
+            raise _Refuse(refusals.TOO_MANY_AHEAD)
         self._waiting.append(call)  # begins once all that was read is parsed: most often its body is there by then
 
     def on_body(self, data: bytes) -> None:
@@ -253,7 +254,7 @@ class ClientConnection(asyncio.Protocol):
             self._discard(len(data))
             return
         if call.body_bytes + len(data) > self._bounds.body_bytes_max:
-            raise _Refuse(body_too_large(self._bounds.body_bytes_max))
+            raise _Refuse(refusals.body_too_large(self._bounds.body_bytes_max))
         call.add(data)
 
     def on_message_complete(self) -> None:
@@ -284,11 +285,11 @@ class ClientConnection(asyncio.Protocol):
                 call.close()  # nobody was there for `_finished` to be called
 
         if expects and expects.lower() != b"100-continue":
-            answer.refuse(EXPECTATION)
+            answer.refuse(refusals.EXPECTATION)
             return
         Steps(self._serve_call(call, answer), ended).step()
         if waits and self._answer is answer and not call.received.opened:  # its head was not refused: the body is wanted
-            answer.may_stay()
+            answer.may_stay(last=self._draining)
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _finished(self, call: Call, *, reusable: bool) -> None:
@@ -297,7 +298,7 @@ class ClientConnection(asyncio.Protocol):
         call.close()
         still_arriving = call is self._arriving
         if still_arriving:
-            call.received.open(CUT)  # refused before its body was there: the rest of it is read and dropped
+            call.received.open(refusals.CUT)  # refused before its body was there: the rest of it is read and dropped
         if not reusable:
             self._close(linger=self._broken or still_arriving)
         elif not still_arriving:
@@ -322,7 +323,7 @@ class ClientConnection(asyncio.Protocol):
             nothing = Call("GET", b"", b"", self._headers, http_10=False, keep_alive=False)
             self._make_answer(nothing, transport, self._finished, close=True).refuse(refusal)
         elif self._broken:
-            self._close()
+            self._close(linger=True)
         elif self._arriving is None and not self._in_head:
             self._expect_within(self._bounds.idle_timeout_ms)
 

@@ -20,6 +20,9 @@ TOO_MANY = ApiError(
     retry_after_ms=1_000,
     close=True,
 )
+TOO_MANY_AHEAD = ApiError(
+    400, "invalid_request_error", "Too many requests were sent ahead on this connection. Wait for answers, or open another.", close=True
+)
 EXPECTATION = ApiError(
     417, "invalid_request_error", "This gateway meets no expectation but `100-continue`. Send the request without `Expect`.", close=True
 )

@@ -10,7 +10,7 @@ import pytest
 from gateway.errors import ApiError
 from gateway.relay.call import Call, Client
 from gateway.relay.gate import Gate
-from gateway.server.connection import DISCARDED_BYTES_MAX, PIPELINED_MAX
+from gateway.server.connection import DISCARDED_BYTES_MAX, PIPELINED_AT_ONCE_MAX, PIPELINED_MAX
 
 HOST = b"Host: a\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -124,6 +124,42 @@ def test_however_many_are_pipelined_all_are_answered_in_order(behind: int, house
 
 
 # Bounds
+
+
+def test_what_one_read_holds_beyond_all_measure_is_refused_behind_the_rest(house: Any) -> None:
+    held = Held()
+
+    async def test() -> None:
+        async with house.door(held.serve) as door:
+            line = await door.line()
+            line.send(request("slow"))
+            await house.until(lambda: len(held.gates) == 1)
+            door.connections[0].data_received(request("x") * 10_000)
+            for number in range(PIPELINED_AT_ONCE_MAX + 1):
+                await house.until(lambda number=number: len(held.gates) == number + 1)
+                held.gates[number].open(None)
+                assert (await line.answer()).status == 200
+            got = await line.answer()
+            assert (got.status, got.headers["connection"]) == (400, "close")
+            assert await line.closed()
+            assert len(held.gates) == PIPELINED_AT_ONCE_MAX + 1
+
+    house.run(test)
+
+
+def test_who_is_refused_before_a_body_of_bad_framing_can_send_on_and_see_the_answer(house: Any) -> None:
+    """Closed at once, what it still sends would reset the connection, and take the answer with it."""
+
+    async def test() -> None:
+        async with house.door(refuse_early) as door:
+            line = await door.line()
+            line.send(CHUNKED + b"no size\r\n")
+            assert (await line.answer()).status == 401
+            assert await line.reader.read() == b"", "the gateway says no more"
+            await line.send_all(b"x" * 100_000)
+            assert len(door.open) == 1, "and reads on for a while"
+
+    house.run(test)
 
 
 def in_one(data: bytes) -> list[bytes]:

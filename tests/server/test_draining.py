@@ -128,6 +128,24 @@ def test_a_request_that_was_on_its_way_is_answered(house: Any, sent: bytes) -> N
     house.run(test)
 
 
+def test_a_request_that_waits_for_100_continue_is_answered_and_is_the_last(house: Any) -> None:
+    async def test() -> None:
+        async with house.door() as door:
+            line = await door.line()
+            await house.until(lambda: len(door.connections) == 1)
+            drained = drain(door)
+            await asyncio.sleep(0)
+            line.send(b"POST /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+            assert (await line.answer()).status == 100
+            line.send(b"body")
+            got = await line.answer()
+            assert (got.status, got.headers["connection"]) == (200, "close")
+            assert await line.closed()
+            await drained
+
+    house.run(test)
+
+
 def test_a_connection_that_comes_out_of_the_queue_after_the_drain_began_is_served_once(house: Any) -> None:
     held = Held()
 
