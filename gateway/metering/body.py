@@ -217,7 +217,8 @@ def _plain_members(body: bytes) -> dict[str, msgspec.Raw] | None:
     """All members of an object that a serializer wrote; None: look closer.
 
     A parser keeps one of two members with the same name. Here none was lost: what was found makes up the whole body. Packed, its
-    length alone shows that, since no member is free; with a space behind each comma and colon it is written out and compared.
+    length alone shows that, since no member is free, nor any escape; with a space behind each comma and colon it is written out and
+    compared. Equal, it has as many backslashes, so no name holds a quote; and as many quotes, of which each member has two of its own.
     """
     try:
         found = _PLAIN.decode(body)

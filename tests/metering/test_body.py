@@ -337,6 +337,28 @@ def test_any_json_gives_a_value_or_a_refusal(body: dict[str, Any]) -> None:
             assert found.input_text_bytes >= 0
 
 
+NAMES = st.sampled_from(["model", "stream", "n", "user", "", 'a"', "\\", '"', ", ", ": ", 'n": 1, "user', "\u00e9"])
+VALUES = st.one_of(st.integers(1, 9), st.booleans(), st.sampled_from(["", "gpt-4o", '", "n": "', "\\", ": "]), st.just([1, {"n": 2}]))
+
+
+@st.composite
+def members_as_written(draw: st.DrawFn) -> bytes:
+    """An object as serializers write it and as they do not: names escaped or not and given again, spaces or none."""
+    comma, colon = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,", ":"), (",", " : ")]))
+    written = []
+    for name, value in draw(st.lists(st.tuples(NAMES, VALUES), max_size=5)):
+        spelt = "".join(f"\\u{ord(c):04x}" for c in name) if draw(st.booleans()) else json.dumps(name)[1:-1]
+        written.append(f'"{spelt}"{colon}{json.dumps(value, separators=draw(st.sampled_from([(",", ":"), (", ", ": ")])))}')
+    return f"{{{comma.join(written)}}}".encode()
+
+
+@pytest.mark.parametrize("reader", READERS)
+@given(body=members_as_written())
+@settings(max_examples=200, deadline=None)
+def test_a_body_reads_the_same_by_the_quick_way_and_by_the_slow(reader: Reader, body: bytes) -> None:
+    assert reader(body) == reader(body + b" " * 20_000), "too long for the quick way"
+
+
 @pytest.mark.parametrize(
     "body",
     [
