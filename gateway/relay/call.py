@@ -119,7 +119,7 @@ class Client(Protocol):
     gone: bool
 
     def refuse(self, error: ApiError, header_lines: bytes = b"") -> None:
-        """Answer with an error of the gateway's own. `header_lines` each end with CRLF."""
+        """Answer with an error of the gateway's own. `header_lines` each begin with CRLF."""
 
     def begin(self, status: int, header_lines: bytes, content_length: int | None, *, has_body: bool) -> None:
         """The answer's head; `header_lines` each begin with CRLF. Without a length it is chunked, or to the close for HTTP/1.0."""

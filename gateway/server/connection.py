@@ -223,7 +223,7 @@ class ClientConnection(asyncio.Protocol):
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """The head is whole: begin the exchange; its body may still be coming."""
+        """The head is whole: its exchange comes next; its body may still be coming."""
         self._in_head = False
         if self._broken:
             return  # behind an answer that ended the connection, in the same read
