@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,23 @@ async def call(url: str, key: str, path: Path | None = None) -> int:
         return answer.status
 
 
+@pytest.fixture(scope="module")
+def place(start_gateway_for_all: Callable[..., Any]) -> Any:
+    return start_gateway_for_all().place
+
+
 @pytest.fixture
-def stopped(start_gateway: Callable[..., Any]) -> Any:
-    """A place whose gateway was started, and has ended."""
-    place = start_gateway().place
+def stopped(place: Any) -> Iterator[Any]:
+    """A place where no gateway runs, until the test starts one."""
+    text = (place.config / "gateway.yaml").read_text()
     assert place.process.stop() == 0
-    return place
+    yield place
+    assert place.process.stop() == 0
+    place.write("gateway.yaml", text)
 
 
 def test_several_addresses_are_one_gateway(stopped: Any, upstream_key: dict[str, str]) -> None:
-    place, path = stopped, stopped.root / "gw.sock"
+    place, path, before = stopped, stopped.root / "gw.sock", len(stopped.entries())
     six = '"[::1]:0", ' if socket.has_ipv6 and has_loopback_6() else ""
     listen_at(place, f'["127.0.0.1:0", {six}"unix:{path}"], socket_mode: "0600"', f'"unix:{place.root / "admin.sock"}"')
     announced = start(place, upstream_key)
@@ -72,7 +79,7 @@ def test_several_addresses_are_one_gateway(stopped: Any, upstream_key: dict[str,
     ways = [(found[1], None), *([(found[2], None)] if found[2] else []), ("http://gateway", path)]
     assert [asyncio.run(call(url, place.keys["voice"], unix)) for url, unix in ways] == [200] * len(ways)
     assert place.process.stop() == 0
-    assert len(place.entries()) == len(ways)
+    assert len(place.entries()) == before + len(ways)
     assert place.differences() == []
     assert place.complaints() == []
     assert not path.exists()
@@ -103,9 +110,9 @@ def test_a_gateway_that_was_killed_leaves_nothing_in_the_way_and_a_living_one_is
     assert asyncio.run(call("http://gateway", place.keys["voice"], path)) == 200
 
 
-def test_a_socket_of_systemd_outlives_the_gateway_and_keeps_who_comes_meanwhile(stopped: Any, upstream_key: Any, until: Any) -> None:
+def test_a_socket_of_systemd_outlives_the_gateway_and_keeps_who_comes_meanwhile(stopped: Any, upstream_key: Any) -> None:
     """`gateway.socket` holds the address; `systemctl restart gateway` stops and starts what serves it."""
-    place = stopped
+    place, before = stopped, len(stopped.entries())
     with socket.create_server(("127.0.0.1", 0)) as systemd:
         port = systemd.getsockname()[1]
         listen_at(place, f'"127.0.0.1:{port}"')
@@ -128,14 +135,11 @@ def test_a_socket_of_systemd_outlives_the_gateway_and_keeps_who_comes_meanwhile(
             return answered
 
         assert asyncio.run(story()) == [200] * 5
-    assert len(place.entries()) == 6
+    assert len(place.entries()) == before + 6
     assert place.complaints() == []
-    listen = (place.config / "gateway.yaml").read_text().replace(f"127.0.0.1:{port}", "127.0.0.1:0")
-    place.write("gateway.yaml", listen)
-    place.serve()
 
 
 @pytest.fixture
-def upstream_key(stopped: Any) -> dict[str, str]:
+def upstream_key() -> dict[str, str]:
     """The environment of a gateway."""
     return {"UPSTREAM_KEY": "sk-upstream-5e1f0c8a7b3d49d2"}

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import pytest
 
 CALLERS = 16
 KEEPING = 4  # of them, callers that keep their connection
@@ -131,32 +132,30 @@ def test_restarted_twice_under_load_no_connection_is_refused_or_cut_and_every_ca
     assert place.complaints() == []
 
 
-def test_a_release_that_would_not_start_changes_nothing_and_a_good_one_keeps_the_day(start_gateway: Any, until: Any) -> None:
-    journey = start_gateway(voice={"limits": {"gpt-4o": {"rpd": 6}}})
-    place = journey.place
-    good, before = (place.config / "gateway.yaml").read_text(), roles_of(place)
-    assert [journey.send("POST", "/chat/completions", CHAT).status for _ in range(4)] == [200] * 4
-    place.write("gateway.yaml", good + "nonsense: 1\n")
-    place.process.popen.send_signal(signal.SIGUSR2)
-    refused = until(lambda: [line for line in place.complaints() if "restart_refused" in line], bool, "it says why not", PATIENCE_S)
-    assert "gateway.yaml" in json.loads(refused[0])["reason"]
-    assert roles_of(place) == before
-    place.write("gateway.yaml", good)
-    place.settled()
-    asyncio.run(restart(place, until))
-    assert [journey.send("POST", "/chat/completions", CHAT).status for _ in range(3)] == [200, 200, 429]
+@pytest.fixture(scope="module")
+def journey(start_gateway_for_all: Any) -> Any:
+    """A gateway that outlives the tests which only restart it, or a part of it."""
+    day: dict[str, Any] = {"limits": {"gpt-4o": {"rpd": 6}}}
+    return start_gateway_for_all(restarted=day, killed=day)
 
 
-def test_who_connects_while_there_is_no_worker_waits_and_finds_the_day_as_it_was(start_gateway: Any, until: Any) -> None:
-    journey = start_gateway(voice={"limits": {"gpt-4o": {"rpd": 6}}})
+def test_sighup_has_the_configuration_read(journey: Any, until: Any) -> None:
     place = journey.place
-    assert [journey.send("POST", "/chat/completions", CHAT).status for _ in range(4)] == [200] * 4
+    place.team("late-comers")
+    place.process.popen.send_signal(signal.SIGHUP)
+    until(lambda: journey.send("GET", "/models", team="late-comers").status, lambda status: status == 200, "the new team may call")
+    assert place.complaints() == []
+
+
+def test_who_connects_while_there_is_no_worker_waits_and_finds_the_day_as_it_was(journey: Any, until: Any) -> None:
+    place = journey.place
+    assert [journey.send("POST", "/chat/completions", CHAT, team="killed").status for _ in range(4)] == [200] * 4
     place.settled()
 
     async def story() -> list[int]:
         os.kill(place.role("worker"), signal.SIGKILL)
         await asyncio.to_thread(until, lambda: roles_of(place)["worker"], lambda found: not found, "no worker")
-        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {place.keys['voice']}"}) as session:
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {place.keys['killed']}"}) as session:
 
             async def call() -> int:
                 async with session.post(journey.base_url + "/chat/completions", json=CHAT) as answer:
@@ -165,6 +164,22 @@ def test_who_connects_while_there_is_no_worker_waits_and_finds_the_day_as_it_was
             return await asyncio.gather(*(call() for _ in range(8)))
 
     assert sorted(asyncio.run(story())) == [200, 200] + [429] * 6
+
+
+def test_a_release_that_would_not_start_changes_nothing_and_a_good_one_keeps_the_day(journey: Any, until: Any) -> None:
+    place = journey.place
+    until(lambda: place.admin("/readyz").status, lambda status: status == 200, "it is ready again")
+    good, before = (place.config / "gateway.yaml").read_text(), roles_of(place)
+    assert [journey.send("POST", "/chat/completions", CHAT, team="restarted").status for _ in range(4)] == [200] * 4
+    place.write("gateway.yaml", good + "nonsense: 1\n")
+    place.process.popen.send_signal(signal.SIGUSR2)
+    refused = until(lambda: [line for line in place.complaints() if "restart_refused" in line], bool, "it says why not", PATIENCE_S)
+    assert "gateway.yaml" in json.loads(refused[0])["reason"]
+    assert roles_of(place) == before
+    place.write("gateway.yaml", good)
+    place.settled()
+    asyncio.run(restart(place, until))
+    assert [journey.send("POST", "/chat/completions", CHAT, team="restarted").status for _ in range(3)] == [200, 200, 429]
 
 
 def test_who_got_a_connection_before_the_end_gets_an_answer(start_gateway: Any, until: Any) -> None:
@@ -185,12 +200,3 @@ def test_who_got_a_connection_before_the_end_gets_an_answer(start_gateway: Any, 
     assert sorted(entry["exchange_id"] for entry in place.entries()) == sorted(load.whole)
     assert place.complaints() == []
     place.serve()
-
-
-def test_sighup_has_the_configuration_read(start_gateway: Any, until: Any) -> None:
-    journey = start_gateway()
-    place = journey.place
-    place.team("late-comers")
-    place.process.popen.send_signal(signal.SIGHUP)
-    until(lambda: journey.send("GET", "/models", team="late-comers").status, lambda status: status == 200, "the new team may call")
-    assert place.complaints() == []
