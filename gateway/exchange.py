@@ -61,8 +61,10 @@ async def exchange(call: Call, client: Client, house: House) -> None:
     pool, waits_from_ns = pools[job.account.name], house.clock_ns()
     try:
         upstream = await pool.acquire()
-    except NoConnection as error:
+    except Exception as error:
         house.give_back(decision)  # nothing reached OpenAI
+        if not isinstance(error, NoConnection):
+            raise
         return _refuse(_no_connection(error), job, client, house)
     call.waited_ns += house.clock_ns() - waits_from_ns
     intent = intent_of(job, shadowed, house.now_us())
@@ -154,7 +156,7 @@ def _broken(intent: Intent, job: Job, ended_at_us: int) -> Entry:
 def _intended(intent: Intent, house: House) -> bool:
     try:
         house.journal.intend(intent)
-    except JournalError:
+    except (JournalError, OSError):  # no room, or a fault of the disk that comes through as it is
         return False
     return True
 

@@ -36,6 +36,7 @@ from gateway.worker import WorkerOptions
 BOOKS_DRAIN_S = 30
 WORKER_BEYOND_DRAIN_S = 5  # it ends by itself at the end of its drain; later it is killed
 ASK_READY_EVERY_S = 0.05
+ASK_READY_TIMEOUT = aiohttp.ClientTimeout(total=5)  # seconds; books that are busy are asked again
 
 _log = structlog.get_logger("gateway.serve")
 
@@ -135,8 +136,8 @@ class _Serving:
         wanted = {f"ok worker:{worker.name} ok" for worker in self._workers}
         async with aiohttp.ClientSession(headers=headers, connector=aiohttp.UnixConnector(path) if path else None) as session:
             while True:
-                with suppress(aiohttp.ClientError):
-                    async with session.get(url + "/readyz") as answer:
+                with suppress(aiohttp.ClientError, TimeoutError):
+                    async with session.get(url + "/readyz", timeout=ASK_READY_TIMEOUT) as answer:
                         if answer.status == 200 and wanted <= set((await answer.text()).splitlines()):
                             return
                 await asyncio.sleep(ASK_READY_EVERY_S)
