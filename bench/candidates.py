@@ -104,7 +104,8 @@ def gateway(setting: Setting, folder: Path, *, python: str = "", name: str = "ga
         port = int(said.split()[3].rpartition(":")[2])
 
         def role(module: str) -> Callable[[], Sequence[int]]:
-            return lambda: [pid for pid in descendants(process.pid) if runs_module(pid, module)]
+            """A role with what works below it: a worker's journal is synced by a process of its own."""
+            return lambda: [below for pid in descendants(process.pid) if runs_module(pid, module) for below in descendants(pid)]
 
         yield Candidate(name, port, keys_file(folder, teams), role("gateway.worker"), role("gateway.books"))
 

@@ -215,7 +215,7 @@ async def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         loaded = load(configure(folder), os.environ)
         assert isinstance(loaded, Loaded), loaded
-        journal = stack.enter_context(JournalWriter(folder / "journal", "w0"))
+        journal = stack.enter_context(JournalWriter(folder / "journal", "w0", commit_by="process"))
         worker = Worker(WorkerOptions("w0", str(folder / "journal"), ()), loop, journal)
         worker.drained.set()  # no listener: calls come from here
         await worker.take_snapshot(encode_snapshot(loaded.snapshot(time.time_ns() // 1000)))

@@ -64,7 +64,7 @@ SEAMS = (
     Seam("body", "worker", "gateway.relay.call:Call.add"),  # each piece of a request's
     Seam("make_segment", "worker", "gateway.journal.allocate:make_segment"),
     Seam("next_segment", "worker", "gateway.journal.writer:JournalWriter._roll"),
-    Seam("journal.sync", "worker", "gateway.journal.commit:sync_segments"),
+    Seam("journal.sync", "worker", "gateway.journal.commit:sync_segments"),  # armed, the worker syncs in a thread and not beside itself
     Seam("journal.close", "worker", "gateway.journal.writer:JournalWriter.close"),
     Seam("take_snapshot", "worker", "gateway.control.worker_end:WorkerControl._take"),
     Seam("listen_control", "worker", "gateway.control.worker_end:WorkerControl.start"),
@@ -137,9 +137,14 @@ def parse(text: str) -> tuple[Order, ...]:
 
 
 def arm(role: Role, text: str) -> tuple[Order, ...]:
-    """Put the orders for this role in place; gives them back. Nothing at all happens for an empty text. Raises BadFailpoint, OSError."""
+    """Put the orders for this role in place; gives them back. Nothing at all happens for an empty text. Raises BadFailpoint."""
     if text.startswith("file:"):
-        text = Path(text.removeprefix("file:")).read_text(encoding="utf-8")
+        file = text.removeprefix("file:")
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise BadFailpoint(f"{VARIABLE}: the file {file!r} cannot be read: {reason}") from error
     orders = parse(text)
     own = [(seam, orders_of) for seam in SEAMS if seam.role == role and (orders_of := [o for o in orders if _seam_of(o.name) == seam.name])]
     for seam, orders_of in own:

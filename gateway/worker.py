@@ -23,6 +23,7 @@ from gateway.config.snapshot_reader import SnapshotReader
 from gateway.control import Hello, LimitReading, Report, Spent, WorkerControl, control_path
 from gateway.exchange import exchange
 from gateway.house import House
+from gateway.journal.commit import CommitBy
 from gateway.journal.writer import SEGMENT_BYTES, JournalWriter
 from gateway.process import clients_max, configure_logs, end_with_parent, give_back_memory
 from gateway.relay.deadlines import Deadlines
@@ -199,6 +200,7 @@ class Worker:
             self._store.set_back(now_ms)
         self._tended_ms = now_ms
         self._shares.tend(now_ms)
+        self._journal.tend()
         self._loop.call_later(HOLD_MS_MAX / 1000, self._tend)
 
     def _measure_lag(self, due_s: float) -> None:
@@ -209,12 +211,12 @@ class Worker:
         self._loop.call_at(next_s, self._measure_lag, next_s)
 
 
-async def run_worker(options: WorkerOptions) -> None:
+async def run_worker(options: WorkerOptions, commit_by: CommitBy = "process") -> None:
     """Run one worker until SIGTERM or the books say so; then everything is settled and on disk."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         folder = Path(options.journal_folder)
-        journal = stack.enter_context(JournalWriter(folder, options.name, segment_bytes=options.journal_segment_bytes))
+        journal = stack.enter_context(JournalWriter(folder, options.name, segment_bytes=options.journal_segment_bytes, commit_by=commit_by))
         worker = Worker(options, loop, journal)
         stack.push_async_callback(worker.control.close)
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -229,9 +231,10 @@ def _broke(error: BaseException) -> None:
 if __name__ == "__main__":
     configure_logs()
     end_with_parent(int(sys.argv[2]))
-    failpoints.arm("worker", os.environ.get(failpoints.VARIABLE, ""))
     give_back_memory()
+    armed = failpoints.arm("worker", os.environ.get(failpoints.VARIABLE, ""))
+    within: CommitBy = "thread" if any(order.name.startswith("journal.sync.") for order in armed) else "process"
     gc.collect()
     gc.freeze()  # what is loaded stays; only what calls make is looked at
     gc.set_threshold(50_000, 20, 100)
-    uvloop.run(run_worker(msgspec.json.decode(sys.argv[1], type=WorkerOptions)))
+    uvloop.run(run_worker(msgspec.json.decode(sys.argv[1], type=WorkerOptions), within))

@@ -1,4 +1,7 @@
-"""Group commit: one thread makes what was written durable, a few milliseconds after the first record that is not."""
+"""Group commit: what was written becomes durable a few milliseconds after the first record that is not.
+
+A worker has a process for it beside itself (`commit_process.py`), for speed; whoever writes a few records, a thread.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Literal, Protocol
 
 from gateway.journal.allocate import Segment
 
 Sync = Callable[[int], None]
 """(file descriptor): returns when its data is durable or raises OSError. `os.fdatasync` is one; it covers mapped pages too."""
+
+
+CommitBy = Literal["thread", "process"]
 
 
 class JournalError(Exception):
@@ -21,14 +28,49 @@ class JournalFailed(JournalError):
     """The disk refused to make records durable. Final: after a failed sync the kernel may have dropped them. Restart the worker."""
 
 
+class Committer(Protocol):
+    """What the writer asks of either."""
+
+    @property
+    def written(self) -> int:
+        """Sequence of the newest record."""
+
+    @property
+    def durable(self) -> int:
+        """Everything up to this sequence is on disk."""
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why nothing more will become durable. Final."""
+
+    def begin(self, segment: Segment) -> None:
+        """Records go to this segment from now on; the one before is synced once more and closed."""
+
+    def wrote(self, sequence: int) -> None:
+        """A record is in the page cache."""
+
+    def flush(self, timeout_ms: int | None = None) -> None:
+        """Block until every record written so far is durable. JournalFailed when it cannot be, TimeoutError when not in time."""
+
+    def tend(self) -> None:
+        """Look whether it still works, a few times a second."""
+
+    def close(self) -> None:
+        """Sync what is left, then close every segment. Failures are told by `failure`."""
+
+
 def sync_segments(segments: Iterable[Segment], sync: Sync) -> None:
     """Make what is in them durable, oldest first. Raises OSError."""
     for segment in segments:
         sync(segment.descriptor)
 
 
-class Committer:
-    """Syncs dirty segments in the order they were written."""
+class ThreadCommitter:
+    """Syncs dirty segments in the order they were written, in a thread of this process.
+
+    Between record and disk are `interval_ms`, the sync, and the one before it if that is still under way; and as long as other
+    threads keep the GIL.
+    """
 
     def __init__(self, sync: Sync, interval_ms: int) -> None:
         self.written = 0  # sequence of the newest record; set by the writer
@@ -47,18 +89,15 @@ class Committer:
         self._thread.start()
 
     def begin(self, segment: Segment) -> None:
-        """Records go to this segment from now on; the one before is synced once more and closed."""
         self._segments.append(segment)
 
     def wrote(self, sequence: int) -> None:
-        """A record is in the page cache."""
         self.written = sequence
         if not self._dirty:
             self._dirty = True
             self._wake.release()  # taken again by the thread before it clears `_dirty`: never released twice
 
     def flush(self, timeout_ms: int | None = None) -> None:
-        """Block until every record written so far is durable. JournalFailed when it cannot be, TimeoutError when not in time."""
         target = self.written
         deadline_s = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
         with self._done:
@@ -71,8 +110,10 @@ class Committer:
                     raise TimeoutError(f"the journal was not durable within {timeout_ms} ms")
                 self._done.wait(left_s)
 
+    def tend(self) -> None:
+        """A thread does not die alone."""
+
     def close(self) -> None:
-        """Sync what is left, then close every segment. Failures are told by `failure`."""
         self._stopping = True
         self._hurry.set()
         self.wrote(self.written)

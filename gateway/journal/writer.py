@@ -13,7 +13,8 @@ from zlib import crc32
 import msgspec
 
 from gateway.journal.allocate import Allocate, Spares, sync_folder
-from gateway.journal.commit import Committer, JournalError, JournalFailed, Sync
+from gateway.journal.commit import CommitBy, Committer, JournalError, JournalFailed, Sync, ThreadCommitter
+from gateway.journal.commit_process import ProcessCommitter
 from gateway.journal.fit import fit_entry, fit_intent
 from gateway.journal.format import (
     AFTER_CRC,
@@ -43,7 +44,10 @@ class JournalLocked(JournalError):
 
 
 class JournalWriter:
-    """Appends intents and entries of one worker. One thread calls it; two threads of its own allocate and sync.
+    """Appends intents and entries of one worker. One thread calls it; a thread of its own allocates.
+
+    Syncs are done by a thread too, or for a worker, which cannot spare it the GIL, by a process (`commit_by`). What is written
+    is on disk about 5 ms later, as long as that thread or process gets its CPU: `commit_process.py` says when it is more.
 
     An intent is taken only if its entry, and that of every other open intent, will surely find room. The arithmetic is in
     slots of ENTRY_BYTES_MAX: a record never uses more than one slot, and what a segment wastes at its end is less than one.
@@ -55,11 +59,12 @@ class JournalWriter:
         worker: str,
         *,
         segment_bytes: int = SEGMENT_BYTES,
+        commit_by: CommitBy = "thread",
         commit_interval_ms: int = 4,  # and about one for the sync itself: durable within 5
         retry_interval_ms: int = 1_000,
         lock_wait_ms: int = 1_000,  # a reader probes the lock for microseconds; whoever holds it longer is alive
         allocate: Allocate = os.posix_fallocate,
-        sync: Sync = os.fdatasync,
+        sync: Sync = os.fdatasync,  # of the thread: a process has its own
     ) -> None:
         """Start a new boot. JournalLocked if the worker already runs; a full disk is no error here, only not `ready`."""
         if segment_bytes < 4 * ENTRY_BYTES_MAX:
@@ -77,8 +82,12 @@ class JournalWriter:
         self._sequence = 0
         self._offset = segment_bytes  # no segment yet is a segment that is full
         self._closed = False
-        self._committer = Committer(sync, commit_interval_ms)
         self._spares = Spares(self._folder, self.boot, segment_bytes, allocate, retry_interval_ms)
+        self._committer: Committer
+        if commit_by == "process":
+            self._committer = ProcessCommitter(commit_interval_ms, self._spares.close_soon)
+        else:
+            self._committer = ThreadCommitter(sync, commit_interval_ms)
         self._spares.start()
         self._roll()
 
@@ -115,6 +124,11 @@ class JournalWriter:
     def flush(self, timeout_ms: int | None = None) -> None:
         """Block until everything written so far is durable. JournalFailed when it cannot be, TimeoutError when not in time."""
         self._committer.flush(timeout_ms)
+
+    def tend(self) -> None:
+        """Start again what died beside this process. Called a few times a second, maybe once more behind `close`."""
+        if not self._closed:
+            self._committer.tend()
 
     def close(self) -> None:
         """Write the end mark, make all durable, free the lock. JournalFailed, after all that, if the disk failed."""

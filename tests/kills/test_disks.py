@@ -109,6 +109,34 @@ def test_a_journal_whose_disk_does_not_sync_ends_the_worker_and_loses_nothing(ar
     kit.check_books(armed.place, load)
 
 
+def test_a_process_that_syncs_the_journal_and_is_killed_is_followed_by_another(armed: Any, kit: Any) -> None:
+    armed.serve("")
+    place, load = armed.place, kit.load(armed.place)
+    worker = place.role("worker")
+
+    def syncers() -> list[int]:
+        """What the worker has started: nothing but that."""
+        return [int(pid) for task in Path(f"/proc/{worker}/task").iterdir() for pid in (task / "children").read_text().split()]
+
+    async def story() -> None:
+        async with load:
+            for _ in range(3):
+                await load.more_whole(kit.callers)
+                (killed,) = syncers()
+                os.kill(killed, signal.SIGKILL)
+                await asyncio.to_thread(
+                    kit.until, syncers, lambda found, killed=killed: found and killed not in found, "another", kit.patience_s
+                )
+            await load.more_whole(kit.callers)
+
+    asyncio.run(story())
+    assert place.role("worker") == worker
+    assert (checks(place)[0], checks(place)[1]["worker:w0"]) == (200, "ok ok")
+    assert sum("journal_syncer_died" in line for line in place.complaints()) == 3
+    kit.check_books(place, load)
+    kit.check_log(place, "journal_syncer_died")
+
+
 # The ledger's disk
 
 
