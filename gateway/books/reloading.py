@@ -39,6 +39,7 @@ PUSH_TIMEOUT_MS = 10_000
 WORKERS_LOST_MAX = 2  # that were being given a candidate: one may be a coincidence, the second is the candidate's fault
 NEEDS_RESTART = ("journal_folder", "journal_segment_bytes", "ledger_url", "store_url", "workers")  # besides the listeners: read once
 PROXY_NEEDS_RESTART = ("listen", "socket_mode", "drain_timeout_ms")  # `serve` reads these; all else rules for new connections
+RESTART_ADVICE = "send SIGUSR2 to `gateway serve`, which refuses no connection, or restart it"
 
 _WAITING = ("no worker is there to take it: the next one is given it, and what ruled rules on until then",)
 _log = structlog.get_logger("gateway.books")
@@ -186,7 +187,7 @@ class Configuration:
                 return self._wait()
             self._rule(snapshot, await asyncio.to_thread(encode_snapshot, snapshot), self._next_version())
         if self.needs_restart:
-            _log.warning("configuration_needs_restart", settings=self.needs_restart)
+            _log.warning("configuration_needs_restart", settings=self.needs_restart, advice=RESTART_ADVICE)
         return self._settle(candidate)
 
     async def _give(self, snapshot: Snapshot) -> _Given:

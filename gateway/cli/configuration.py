@@ -24,7 +24,7 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def load_or_stop(folder: Path, purpose: Purpose = "check", *, warn: bool = False) -> Loaded:
+def load_or_stop(folder: Path, purpose: Purpose = "read", *, warn: bool = False) -> Loaded:
     """Everything that is configured; exits with status 2 after every problem was said. `warn`: say the warnings too."""
     from gateway.config.load import Loaded, load
 
@@ -51,7 +51,7 @@ def settings_or_stop(folder: Path) -> Settings:
         stop(f"there is no folder {folder}; name it with --config, or make one with `gateway init`", BAD)
     findings = Findings()
     read = Files(os.environ, {}, read_bytes, findings).read(folder / "gateway.yaml", GatewayFile, lambda file: file)
-    settings = SettingsReader(LazySource(read), os.environ, "check", read_bytes, findings).settings(read.value) if read else None
+    settings = SettingsReader(LazySource(read), os.environ, "read", read_bytes, findings).settings(read.value) if read else None
     if settings is None or findings.errors:
         say_problems(findings.errors)
         stop(f"{folder / 'gateway.yaml'} has problems; nothing was done", BAD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.config.snapshot import AdminSettings
 
 TIMEOUT_S = 10
+UNAUTHORIZED = 401
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # listens everywhere; asked here
 COLUMNS = [
     Column("team"), Column("scope"), Column("subject"), Column("kind"),
@@ -32,6 +34,8 @@ def limits(
     if not (admin.listen.path or admin.listen.port):
         stop(f"admin.listen in {config / 'gateway.yaml'} has port 0, so nobody knows where to ask; give it a port", BAD)
     status, answer = asyncio.run(_ask(admin, team))
+    if status == UNAUTHORIZED:
+        stop(_token_wanted(config, has_token=bool(admin.token.value)))
     if status != 200:
         message = answer.get("error", {}).get("message", f"the admin port answered {status}")
         stop(printable(message), BAD if status == 400 else FAILED)
@@ -54,6 +58,22 @@ def limits(
         for reading in answer["limits"]
     ]
     show_table(COLUMNS, rows, empty="No limit is in use: nothing was called in the last minutes, or nothing is limited.")
+
+
+def _token_wanted(config: Path, *, has_token: bool) -> str:
+    from gateway.config.documents import Document, read_document
+    from gateway.config.settings import variable_in
+
+    file = config / "gateway.yaml"
+    document = read_document(str(file), file.read_bytes())
+    name = variable_in(document.written(("admin", "token"))) if isinstance(document, Document) else ""
+    missing = "another token than the one given here" if has_token else "its admin token, and none is given here"
+    todo = (
+        f"set {name} in this shell to what it is where the gateway runs"
+        if name
+        else "name the folder the gateway runs with by --config, or let it reload"
+    )
+    return f"the gateway wants {missing} (admin.token of {file}); {todo}"
 
 
 async def _ask(admin: AdminSettings, team: str | None) -> tuple[int, dict[str, Any]]:

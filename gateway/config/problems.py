@@ -69,12 +69,13 @@ class Findings:
         message: str,
         *,
         show: bool = False,
+        value: object = None,
         allowed: str = "",
         suggestion: str = "",
         severity: Severity = "error",
     ) -> None:
-        """Note a problem at a key. `show` tells what is written there, unless that may be a secret."""
-        found = shown(source.written(path)) if show and not _SECRET_KEYS.intersection(path) else ""
+        """Note a problem at a key. `show` tells what is written there, or `value`, what that came to; neither where it may be a secret."""
+        found = shown(source.written(path) if value is None else value) if show and not _SECRET_KEYS.intersection(path) else ""
         self.problems.append(Problem(source.file, source.line(path), key_text(path), message, found, allowed, suggestion, severity))
 
     @property

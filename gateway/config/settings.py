@@ -22,10 +22,12 @@ from gateway.config.problems import Findings, KeyPath, Source
 from gateway.config.snapshot import Account, AdminSettings, EstimateSettings, HttpProxy, Listen, ProxySettings, Secret, Settings, Tls
 from gateway.config.watch import Stamps, settled, stamp_of
 
-Purpose = Literal["check", "serve", "demo"]
-"""check: tell everything, needs no secrets. serve: what must not go into service is an error. demo: example keys are welcome."""
+Purpose = Literal["read", "check", "serve", "demo"]
+"""read: for a command that sends no calls, of which the shell may be an application's. check: tell everything, needs no secrets.
+serve: what must not go into service is an error. demo: example keys are welcome."""
 
 _SECRET_CHARACTERS_MAX = 4_096  # of a header
+APPLICATIONS_BASE_URL = "OPENAI_BASE_URL"  # by which OpenAI's libraries are told to call the gateway
 _VARIABLE_NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -110,9 +112,8 @@ class SettingsReader:
         if parts.scheme == "http" and not local:
             message = "sends the account's key unencrypted; use https:// where the network is not your own"
             self.findings.add(self.source, (*path, "base_url"), message, severity="warning")
-        if local and parts.port and parts.port in [own.port for own in listen]:  # OPENAI_BASE_URL of an application, in the gateway's shell
-            message = "is this gateway's own address (proxy.listen), so no call would ever reach OpenAI"
-            self.findings.add(self.source, (*path, "base_url"), message, show=True)
+        if self.purpose != "read" and local and parts.port and parts.port in [own.port for own in listen]:
+            self._calls_itself((*path, "base_url"), section.base_url)
         if not parts.path.endswith("/v1"):
             message = "does not end in /v1, where OpenAI's API is"
             self.findings.add(self.source, (*path, "base_url"), message, show=True, severity="warning")
@@ -156,9 +157,15 @@ class SettingsReader:
             self.findings.add(self.source, (*path, "proxy_url"), f"what the file it names holds cannot be used: {error}")
             return None
 
+    def _calls_itself(self, path: KeyPath, base_url: str) -> None:
+        message = "is this gateway's own address (proxy.listen), so no call would ever reach OpenAI"
+        if self.env.get(APPLICATIONS_BASE_URL) and variable_in(self.source.written(path)) == APPLICATIONS_BASE_URL:
+            message += f"; {APPLICATIONS_BASE_URL} of this shell is meant for applications, unset it for the gateway"
+        self.findings.add(self.source, path, message, show=True, value=base_url)
+
     def _no_key(self, path: KeyPath) -> None:
-        named = _VARIABLE_NAME.match(str(self.source.written(path) or ""))
-        todo = f"set {named[1]} in the environment" if named else "write ${OPENAI_API_KEY}, or file:/path of a file that holds it"
+        named = variable_in(self.source.written(path))
+        todo = f"set {named} in the environment" if named else "write ${OPENAI_API_KEY}, or file:/path of a file that holds it"
         message = f"there is no key for this account, so every call would fail; {todo}"
         self.findings.add(self.source, path, message, severity="error" if self.purpose == "serve" else "warning")
 
@@ -228,6 +235,12 @@ class SettingsReader:
             reason = error.strerror if isinstance(error, OSError) else error
             self.findings.add(self.source, path, f"the file {named!r} cannot be read: {reason}")
         return None
+
+
+def variable_in(written: object) -> str:
+    """The first environment variable that a value names, as `${NAME}` or `${NAME:-default}`; "" when there is none."""
+    named = _VARIABLE_NAME.search(str(written))
+    return named[1] if named else ""
 
 
 def _digest(*contents: bytes | None) -> str:

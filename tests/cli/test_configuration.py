@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from gateway.ledger.sqlite import SqliteLedger
+
 KEY = re.compile(r"gk-[a-z]+-[0-9a-f]{64}")
 
 
@@ -202,3 +204,34 @@ def test_one_card_by_any_of_its_names(call: Any) -> None:
 def test_prices_per_minute_and_by_the_piece_are_shown_in_their_unit(call: Any) -> None:
     assert "$0.006 / minute" in call("models", "show", "whisper-1").stdout
     assert "$10.00 / 1,000 calls" in call("models", "show", "gpt-4o").stdout
+
+
+APPLICATIONS = {"OPENAI_BASE_URL": "http://127.0.0.1:8080/v1", "OPENAI_API_KEY": "gk-default-x"}  # as the README exports them
+
+
+@pytest.mark.parametrize("command", [("models",), ("keys", "list"), ("usage",), ("entries",), ("limits",)], ids=" ".join)
+def test_a_shell_of_applications_may_read(call: Any, home: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
+    call("init")
+    file = Path("config/gateway.yaml")
+    file.write_text(file.read_text().replace("127.0.0.1:9091", f"unix:{home.name}.sock"))  # no gateway's: this test asks none
+    SqliteLedger(home / "var" / "ledger.db").close()
+    for name, value in APPLICATIONS.items():
+        monkeypatch.setenv(name, value)
+    done = call(*command)
+    assert "own address" not in done.stderr
+    if command == ("limits",):
+        assert "no gateway answers at unix:" in done.stderr
+    else:
+        assert (done.exit_code, done.stderr) == (0, "")
+
+
+def test_what_sends_calls_is_refused_where_the_shell_is_an_applications(run: Any, call: Any) -> None:
+    call("init")
+    said = (
+        "is this gateway's own address (proxy.listen), so no call would ever reach OpenAI; OPENAI_BASE_URL of this shell is meant "
+        "for applications, unset it for the gateway, found 'http://127.0.0.1:8080/v1'"
+    )
+    served, checked = run("serve", **APPLICATIONS), run("check", **APPLICATIONS)
+    assert (served.returncode, checked.returncode) == (2, 2)
+    assert f"accounts.openai.base_url: {said}\n" in served.stderr
+    assert f"accounts.openai.base_url: {said}\n" in checked.stdout

@@ -83,6 +83,19 @@ def test_limits_of_a_gateway_that_does_not_run_are_told_so(run: Any, call: Any) 
     assert "gateway serve" in asked.stderr
 
 
+def test_limits_without_the_admin_token_says_which_variable_to_set(start: Any, run: Any, call: Any) -> None:
+    configured(call, "http://127.0.0.1:1/v1")
+    gateway = start("serve", GATEWAY_ADMIN_TOKEN="adm-right")
+    gateway.line("gateway: ready on ")
+    assert run("limits", GATEWAY_ADMIN_TOKEN="adm-right").returncode == 0
+    for given, wanted in (({}, "its admin token, and none is given"), ({"GATEWAY_ADMIN_TOKEN": "adm-wrong"}, "another token than the one")):
+        asked = run("limits", **given)
+        assert (asked.returncode, asked.stdout) == (1, "")
+        assert asked.stderr.startswith(f"gateway: the gateway wants {wanted}")
+        assert "set GATEWAY_ADMIN_TOKEN in this shell" in asked.stderr
+    assert gateway.end()[0] == 0
+
+
 def test_limits_cannot_be_asked_at_port_0(call: Any) -> None:
     configured(call, "http://127.0.0.1:1/v1")
     file = Path("config/gateway.yaml")

@@ -186,6 +186,13 @@ GATEWAYS = {
             "found 'http://localhost:8080/v1'"
         ],
     ),
+    "an account that a default makes the gateway itself": (
+        "proxy: {listen: 127.0.0.1:8080}\naccounts:\n  openai:\n    base_url: ${OPENAI_BASE_URL:-http://localhost:8080/v1}\n",
+        [
+            f"{G}:4: accounts.openai.base_url: is this gateway's own address (proxy.listen), so no call would ever reach OpenAI, "
+            "found 'http://localhost:8080/v1'"
+        ],
+    ),
     "several workers": (
         A + "workers: 2\n",
         [f"{G}:4: workers: 2 workers need a limits store they share, and this version has only the memory store of one worker; allowed: 1"],

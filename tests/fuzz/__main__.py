@@ -17,9 +17,14 @@ from hashlib import sha1
 from importlib.util import find_spec
 from pathlib import Path
 
-from .kept import CORPUS, write_seeds
-from .table import TARGETS
-from .target import Target
+try:
+    from .kept import CORPUS, write_seeds
+    from .table import TARGETS
+    from .target import Target
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith(("gateway", "tests")):
+        raise
+    raise SystemExit(f"{error.name} is not installed. The targets need the extras `test` and `fuzz`: pip install '.[test,fuzz]'") from None
 
 ROOT = Path(__file__).parent.parent.parent
 INPUT_TIMEOUT_S = 60  # milliseconds, or a second of those that grow; the machine may be ten times slower than it should
@@ -27,7 +32,7 @@ MEMORY_MB_MAX = 1_024  # the process takes about 100
 SHORTER = 3  # for growth there are few things to try: its targets have a third of the time
 STARTING_S = 300  # for reading the corpus and for libFuzzer's own end, beyond the seconds asked for
 NO_ATHERIS = (
-    f"atheris is not installed for this Python ({sys.version.split()[0]}). It is the extra `fuzz`: pip install '.[fuzz]'. "
+    f"atheris is not installed for this Python ({sys.version.split()[0]}). It is the extra `fuzz`: pip install '.[test,fuzz]'. "
     "It has wheels for some versions of CPython only; use one of those: the fuzzer must run in CI, so this fails."
 )
 _STATE = re.compile(r"cov: (\d+) ft: (\d+)")
