@@ -91,6 +91,14 @@ def test_an_order_that_cannot_be_meant_says_what_can(text: str, said: str) -> No
         parse(text)
 
 
+def test_a_file_of_orders_that_cannot_be_read_is_named_with_the_variable(tmp_path: Path) -> None:
+    with pytest.raises(BadFailpoint, match=r"^GATEWAY_FAILPOINTS: the file '.*none' cannot be read: No such file or directory$"):
+        arm("serve", f"file:{tmp_path / 'none'}")
+    (tmp_path / "binary").write_bytes(b"\xff")
+    with pytest.raises(BadFailpoint, match=r"^GATEWAY_FAILPOINTS: the file '.*binary' cannot be read: 'utf-8' codec"):
+        arm("serve", f"file:{tmp_path / 'binary'}")
+
+
 def test_serve_does_not_start_with_an_order_that_cannot_be_read(armed: Any) -> None:
     place = armed.place
     argv = [sys.executable, "-m", "gateway", "serve", "--config", str(place.config)]
