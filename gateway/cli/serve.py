@@ -27,10 +27,14 @@ def serve(
 
     from gateway import failpoints
     from gateway.process import configure_logs
-    from gateway.serve import ServeError
+    from gateway.serve import ServeError, try_out
     from gateway.serve import serve as serve_until_told
 
     if dry_run:
+        try:
+            try_out(settings)
+        except ServeError as error:
+            stop(str(error))
         return
     configure_logs()
     try:

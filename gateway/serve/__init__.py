@@ -1,12 +1,13 @@
 """Starts books and workers, watches over them, drains, and makes way for the next release.
 
-`listeners.py` the sockets, which outlive every role · `roles.py` the children · `handover.py` from one release to the next.
+`listeners.py` the sockets, which outlive every role · `alone.py` the lock on the journals · `roles.py` the children ·
+`handover.py` from one release to the next.
 
     SIGTERM, SIGINT   nobody is let in any more; what runs comes to its end, within proxy.drain_timeout_ms
     SIGHUP            the books read the configuration again
     SIGUSR2           restart without a refused connection: this process becomes what is installed now, and keeps its sockets;
                       new books take over from the old, a new worker starts beside the old one, and once it is ready the old one
-                      drains. What would not start (a bad configuration, a broken installation) changes nothing.
+                      drains. What would not start (a bad configuration, an address that is taken, a broken installation) changes nothing.
 
 Over a SIGUSR2 buckets of a day are refilled from the ledger, as at every start, but for what is under way in that moment; those
 of a minute begin full. So for a minute a team may have one capacity more, in all.
@@ -28,6 +29,7 @@ import structlog
 from gateway.books import BooksOptions
 from gateway.config.snapshot import Settings
 from gateway.process import allow_open_files, clients_max
+from gateway.serve.alone import hold_journals
 from gateway.serve.handover import Handover, become_next, handed_over, listeners_of, why_not
 from gateway.serve.listeners import Listeners, ServeError, given_by_systemd
 from gateway.serve.roles import BAD_CONFIGURATION, Predecessor, Role
@@ -49,23 +51,45 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 async def serve(config_folder: Path, settings: Settings, *, announce: Callable[[Bound], None]) -> int:
-    """Run books and workers until SIGTERM or SIGINT. The exit status. Raises ServeError when an address cannot be had."""
+    """Run books and workers until SIGTERM or SIGINT. The exit status.
+
+    Raises ServeError when an address cannot be had, or another gateway has the journals.
+    """
     _allow_open_files(settings)
     before = handed_over(os.environ)
+    lock = hold_journals(settings.journal_folder, None if before is None else before.journals_lock)
     given = given_by_systemd(os.environ) if before is None else listeners_of(before)
     with ExitStack() as stack:
         listeners = Listeners(settings, given)
         stack.callback(listeners.close)
-        return await _Serving(config_folder, settings, listeners, before, announce).run()
+        return await _Serving(config_folder, settings, listeners, lock, before, announce).run()
+
+
+def try_out(settings: Settings) -> None:
+    """Whether it could take over from the gateway that asks, which goes on; ServeError: it could not.
+
+    Tries the addresses and the journal folder that this gateway does not have yet. Nobody asks (a person does): nothing to try,
+    since a gateway may well run there.
+    """
+    before = handed_over(os.environ)
+    if before is not None:
+        hold_journals(settings.journal_folder, before.journals_lock)
+        Listeners(settings, listeners_of(before, lent=True)).close()
 
 
 class _Serving:
     """Books and workers, from their start to their end."""
 
     def __init__(
-        self, config_folder: Path, settings: Settings, listeners: Listeners, before: Handover | None, announce: Callable[[Bound], None]
+        self,
+        config_folder: Path,
+        settings: Settings,
+        listeners: Listeners,
+        journals_lock: int | None,
+        before: Handover | None,
+        announce: Callable[[Bound], None],
     ) -> None:
-        self._settings, self._listeners, self._announce = settings, listeners, announce
+        self._settings, self._listeners, self._journals_lock, self._announce = settings, listeners, journals_lock, announce
         children = before.children if before is not None else {}
         self._predecessors = {name: Predecessor(name, pid) for name, pid in children.items()}
         proxy_fds, admin_fd = tuple(listener.fd for listener in listeners.proxy), listeners.admin.fd
@@ -166,16 +190,17 @@ class _Serving:
     async def _become_next(self) -> None:
         _log.info("restart_asked")
         await self._settled.wait()
-        reason = await why_not()
+        listening = {listener.fd: listener.ours for listener in (*self._listeners.proxy, self._listeners.admin)}
+        reason = await why_not(Handover({}, listening, self._journals_lock))
         children = {role.name: role.pid for role in self._roles}
         missing = [name for name, pid in children.items() if pid is None]
         if reason is None and missing:
             reason = f"not running now: {', '.join(missing)}"
         if reason is None:
             _log.info("restarting")
-            listening = {listener.fd: listener.ours for listener in (*self._listeners.proxy, self._listeners.admin)}
+            running = {name: pid for name, pid in children.items() if pid is not None}
             try:
-                become_next(Handover({name: pid for name, pid in children.items() if pid is not None}, listening))
+                become_next(Handover(running, listening, self._journals_lock))
             except OSError as error:
                 reason = str(error)
         _log.error("restart_refused", reason=reason)
@@ -196,4 +221,4 @@ def _allow_open_files(settings: Settings) -> None:
         _log.warning("few_open_files", connections_max=wanted, possible=possible, advice=advice)
 
 
-__all__ = ["Bound", "ServeError", "serve"]
+__all__ = ["Bound", "ServeError", "serve", "try_out"]

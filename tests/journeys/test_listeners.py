@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -97,8 +98,7 @@ def test_a_gateway_that_was_killed_leaves_nothing_in_the_way_and_a_living_one_is
     place, path = stopped, stopped.root / "gw.sock"
     listen_at(place, f'"unix:{path}"')
     start(place, upstream_key)
-    second = [sys.executable, "-m", "gateway", "serve", "--config", str(place.config)]
-    refused = subprocess.run(second, capture_output=True, text=True, env=upstream_key, cwd=place.root, timeout=PATIENCE_S, check=False)
+    refused = serve_second(place, upstream_key, journal="journal-2")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert f"cannot listen on unix:{path}: another process listens there" in refused.stderr
     assert asyncio.run(call("http://gateway", place.keys["voice"], path)) == 200
@@ -108,6 +108,34 @@ def test_a_gateway_that_was_killed_leaves_nothing_in_the_way_and_a_living_one_is
     assert path.is_socket()
     start(place, upstream_key)
     assert asyncio.run(call("http://gateway", place.keys["voice"], path)) == 200
+
+
+def test_a_second_gateway_on_the_same_journals_ends_with_one_sentence_before_it_listens(
+    stopped: Any, upstream_key: Any, until: Any
+) -> None:
+    place = stopped
+    start(place, upstream_key)
+    refused = serve_second(place, upstream_key, journal="journal")
+    advice = "Give this one its own journal.folder, or stop the other."
+    assert refused.stderr == f"gateway: the journal in {place.root}/journal is in use by another gateway. {advice}\n"
+    assert (refused.returncode, refused.stdout) == (1, "")
+    (url,) = re.findall(r"http://\S+(?= \()", place.process.ready_text)
+    assert asyncio.run(call(url, place.keys["voice"])) == 200
+    assert place.complaints() == []
+    place.process.popen.kill()
+    place.process.popen.wait()
+    until(place.processes, lambda found: list(found) == [place.simulator.popen.pid], "its roles have ended by themselves")
+    start(place, upstream_key)
+
+
+def serve_second(place: Any, env: dict[str, str], journal: str) -> subprocess.CompletedProcess[str]:
+    """Start another gateway, of the same configuration but for its journals, and wait until it has given up."""
+    config = place.root / f"second-{journal}"
+    shutil.copytree(place.config, config)
+    text = (config / "gateway.yaml").read_text()
+    (config / "gateway.yaml").write_text(text.replace(f'"{place.root}/journal"', f'"{place.root}/{journal}"'))
+    argv = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+    return subprocess.run(argv, capture_output=True, text=True, env=env, cwd=place.root, timeout=PATIENCE_S, check=False)
 
 
 def test_a_socket_of_systemd_outlives_the_gateway_and_keeps_who_comes_meanwhile(stopped: Any, upstream_key: Any) -> None:

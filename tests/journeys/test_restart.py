@@ -6,9 +6,11 @@ Every call is a new connection, but for some callers that keep theirs; each says
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -171,15 +173,55 @@ def test_a_release_that_would_not_start_changes_nothing_and_a_good_one_keeps_the
     until(lambda: place.admin("/readyz").status, lambda status: status == 200, "it is ready again")
     good, before = (place.config / "gateway.yaml").read_text(), roles_of(place)
     assert [journey.send("POST", "/chat/completions", CHAT, team="restarted").status for _ in range(4)] == [200] * 4
-    place.write("gateway.yaml", good + "nonsense: 1\n")
-    place.process.popen.send_signal(signal.SIGUSR2)
-    refused = until(lambda: [line for line in place.complaints() if "restart_refused" in line], bool, "it says why not", PATIENCE_S)
-    assert "gateway.yaml" in json.loads(refused[0])["reason"]
+    assert "gateway.yaml" in refused_with(place, good + "nonsense: 1\n", until)
     assert roles_of(place) == before
     place.write("gateway.yaml", good)
     place.settled()
     asyncio.run(restart(place, until))
     assert [journey.send("POST", "/chat/completions", CHAT, team="restarted").status for _ in range(3)] == [200, 200, 429]
+
+
+def test_a_release_that_cannot_have_its_addresses_or_journals_changes_nothing(journey: Any, until: Any) -> None:
+    """The one before goes on where it listens, with the same roles; and can be restarted once the configuration is good again."""
+    place = journey.place
+    good, before, others = (place.config / "gateway.yaml").read_text(), roles_of(place), place.root / "others"
+    others.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken, (others / "serve.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        port, path = taken.getsockname()[1], place.root / "missing" / "gw.sock"
+        for old, new, reason in (
+            (
+                'proxy: {listen: "127.0.0.1:0"',
+                f'proxy: {{listen: "127.0.0.1:{port}"',
+                f"cannot listen on 127.0.0.1:{port}: Address already",
+            ),
+            ('proxy: {listen: "127.0.0.1:0"', f'proxy: {{listen: ["127.0.0.1:0", "unix:{path}"]', f"cannot listen on unix:{path}: No such"),
+            (
+                'admin: {listen: "127.0.0.1:0"',
+                f'admin: {{listen: "127.0.0.1:{port}"',
+                f"cannot listen on 127.0.0.1:{port}: Address already",
+            ),
+            (f'"{place.root}/journal"', f'"{others}"', f"the journal in {others} is in use by another gateway"),
+        ):
+            assert good.count(old) == 1
+            assert reason in refused_with(place, good.replace(old, new), until)
+            assert roles_of(place) == before
+            assert journey.send("POST", "/chat/completions", CHAT).status == 200
+    place.write("gateway.yaml", good)
+    asyncio.run(restart(place, until))
+    assert journey.send("POST", "/chat/completions", CHAT).status == 200
+
+
+def refused_with(place: Any, text: str, until: Any) -> str:
+    """Ask for a restart with this configuration; the reason why it is refused."""
+
+    def refused() -> list[str]:
+        return [line for line in place.complaints() if "restart_refused" in line]
+
+    known = len(refused())
+    place.write("gateway.yaml", text)
+    place.process.popen.send_signal(signal.SIGUSR2)
+    return str(json.loads(until(refused, lambda found: len(found) > known, "it says why not", PATIENCE_S)[-1])["reason"])
 
 
 def test_who_got_a_connection_before_the_end_gets_an_answer(start_gateway: Any, until: Any) -> None:
