@@ -29,7 +29,6 @@ class Clients:
     def __init__(self, base_url: str, keys: Mapping[str, str], session: aiohttp.ClientSession, chance: Random) -> None:
         self.seen: Counter[str] = Counter()
         self.whole: set[str] = set()  # exchanges of metered answers that clients had to their last byte
-        self.stored = 0
         self._base_url, self._keys, self._session, self._chance = base_url, keys, session, chance
         self._host, _, port = base_url.removeprefix("http://").removesuffix("/v1").partition(":")
         self._port = int(port)
@@ -60,7 +59,6 @@ class Clients:
             self.seen[f"{name}: {answer.status}"] += 1
             if answer.status == 200 and not fault and name != "background":
                 self.whole.add(answer.headers["x-gateway-request-id"])
-                self.stored += path == "/responses"
             return json.loads(raw) if answer.content_type == "application/json" else raw
 
     async def _call(self) -> None:

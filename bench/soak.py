@@ -35,10 +35,15 @@ import aiohttp
 from mixed import ACTS, Clients
 
 from gateway.ledger.questions import SqliteQuestions
+from gateway.ledger.sqlite import CACHE_KIB
 from gateway.simulator.account import compare, read_account
 
 GROWTH_KIB_MAX = 12_288  # of anonymous memory over the last two thirds: what 200 bytes an act make of an hour at rate 30
-OWNER_BYTES = 250  # kept by the worker of each stored answer, for the last 100,000 (gateway/house.py): growth with a bound
+LEDGER_BYTES = 700  # of an entry in SQLite, indexes included
+CACHES: dict[str, tuple[tuple[int, int], ...]] = {  # (entries kept at most, bytes of each): growth that ends
+    "worker": ((16_384, 1_400), (100_000, 250)),  # decisions of exchanges (admission/decided.py), owners of answers (house.py)
+    "books": ((CACHE_KIB * 1024 // LEDGER_BYTES, LEDGER_BYTES),),  # pages of the ledger
+}
 SAMPLE_EVERY_S = 2.0
 RELOAD_EVERY_S = 7.0
 AT_ONCE_MAX = 400  # acts under way; beyond, an act is left out and counted
@@ -287,7 +292,7 @@ async def soak(options: argparse.Namespace, root: Path) -> list[str]:
         for name, count in sorted(clients.seen.items()):
             print(f"  {name:40}{count:8}")
         wrong += await leftovers(house, at_start)
-        wrong += memory_wrong(watch, clients.stored)
+        wrong += memory_wrong(watch, sum(1 for _ in house.ledger.entries()))
         wrong += await asyncio.to_thread(books_wrong, house, clients.whole)
         expected = Counter({"configuration_refused": house.broken_files, "role died and is started again": len(kills)})
         errors = house.errors()
@@ -316,7 +321,7 @@ async def leftovers(house: House, at_start: dict[str, Counter[str]]) -> list[str
     return await until_quiet(left)
 
 
-def memory_wrong(watch: Watch, stored: int) -> list[str]:
+def memory_wrong(watch: Watch, exchanges: int) -> list[str]:
     """Roles that grow."""
     wrong = []
     for role in ("worker", "books"):
@@ -327,7 +332,8 @@ def memory_wrong(watch: Watch, stored: int) -> list[str]:
         first, last, growth = found
         kept = [kib for (of, _), samples in watch.samples.items() if of == role for _, kib in samples]
         print(f"{role}: KiB now and then: {' '.join(str(kib) for kib in kept[:: len(kept) // 20 + 1])}")
-        allowed = GROWTH_KIB_MAX + (stored * OWNER_BYTES // 1024 if role == "worker" else 0)
+        filled = sum((min(exchanges, most) - min(exchanges // 3, most)) * size for most, size in CACHES[role])  # since a third of the time
+        allowed = GROWTH_KIB_MAX + filled // 1024
         print(f"{role}: {first} KiB a third in, {last} KiB at the end; by a fitted line {growth:+} KiB, {allowed} allowed")
         if growth > allowed:
             wrong.append(f"{role} grew by {growth} KiB over the last two thirds")
