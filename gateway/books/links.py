@@ -50,7 +50,8 @@ class Links:
             task.cancel()
             self._not_refilled.pop(worker, None)
             self._live.worker_gone(worker)
-            _log.warning("worker_dead", worker=worker)
+            ended = not control_path(self._folder, worker).exists()  # it removes its socket when it comes to its end; killed, it cannot
+            (_log.info if ended else _log.warning)("worker_dead", worker=worker)
 
     async def close(self) -> None:
         """End every link."""

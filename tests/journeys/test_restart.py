@@ -131,7 +131,15 @@ def test_restarted_twice_under_load_no_connection_is_refused_or_cut_and_every_ca
     assert place.differences() == []
     assert place.ledger.recount().differences == ()
     assert {worker: place.ledger.open_intents(worker) for worker in ("w0", "w0b")} == {"w0": [], "w0b": []}
+    until(lambda: levels_of(place, "worker_dead"), lambda levels: len(levels) == 2, "the books have seen both workers end")
+    assert levels_of(place, "worker_dead") == ["info", "info"]
     assert place.complaints() == []
+
+
+def levels_of(place: Any, event: str) -> list[str]:
+    """How grave each line of that event is in the gateway's log."""
+    lines = [json.loads(line) for line in place.process.log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+    return [line["level"] for line in lines if line["event"] == event]
 
 
 @pytest.fixture(scope="module")
