@@ -48,7 +48,8 @@ SAMPLE_EVERY_S = 2.0
 RELOAD_EVERY_S = 7.0
 AT_ONCE_MAX = 400  # acts under way; beyond, an act is left out and counted
 QUIET_S = 60.0  # how long leftovers may take to go, once all clients have left
-SEGMENTS_MAX = 2  # the one that is written, and the spare
+SEGMENTS_MAX = 3  # the one that is written, its spare, and one more when it is nearly full
+FILES_OF_A_SEGMENT = 2  # its descriptor, and its pages
 TOKENS_PER_SECOND = 400
 GATEWAY_YAML = """\
 proxy:
@@ -313,7 +314,8 @@ async def leftovers(house: House, at_start: dict[str, Counter[str]]) -> list[str
                 found.append(f"there is no {role}")
                 continue
             now = open_files(pid)
-            found += [f"{role} holds {now[name]} of {name}, {files[name]} at the start" for name in now if now[name] > files[name]]
+            more = {name: FILES_OF_A_SEGMENT if name.endswith(".journal") else 0 for name in now}  # the second spare
+            found += [f"{role} holds {now[n]} of {n}, {files[n]} at the start" for n in now if now[n] > files[n] + more[n]]
         segments = [path for path in (house.root / "journal" / "w0").iterdir() if path.suffix == ".journal"]
         found += [f"{len(segments)} journal segments, {SEGMENTS_MAX} are alive"] if len(segments) > SEGMENTS_MAX else []
         return found + [f"spool file {path}" for path in (house.root / "spool").iterdir()]
