@@ -63,7 +63,7 @@ admin: {{listen: "127.0.0.1:0"}}
 accounts:
   openai: {{base_url: "{upstream}", api_key: sk-soak-account, tier: tier-5, idle_timeout_ms: 5000}}
   hasty: {{base_url: "{upstream}", api_key: sk-soak-account, first_byte_timeout_ms: 1000, stall_timeout_ms: 1000, idle_timeout_ms: 5000}}
-journal: {{folder: "{root}/journal"}}
+journal: {{folder: "{root}/journal", segment_bytes: 4194304}}
 ledger: "sqlite:{root}/ledger.db"
 """
 TEAMS: dict[str, dict[str, Any]] = {
