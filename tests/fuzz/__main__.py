@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=15, help="for each target (15)")
     parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="only this one; may be given again")
     parser.add_argument("--jobs", type=int, default=1, help="targets at the same time (1)")
+    parser.add_argument("--seed", type=int, default=1, help="of what is tried, in its order (1); 0: another each time")
     parser.add_argument("--keep", action="store_true", help="put what reached new code into the corpus, minimised")
     asked = parser.parse_args()
     if find_spec("atheris") is None:
@@ -66,7 +67,9 @@ def main() -> int:
     targets = [TARGETS[name] for name in asked.target or TARGETS]
     failed = False
     with ThreadPoolExecutor(asked.jobs) as jobs:
-        runs = jobs.map(lambda target: fuzz(target, asked.seconds // (SHORTER if target.is_growth else 1) or 1, keep=asked.keep), targets)
+        runs = jobs.map(
+            lambda target: fuzz(target, asked.seconds // (SHORTER if target.is_growth else 1) or 1, asked.seed, keep=asked.keep), targets
+        )
         for target, run in zip(targets, runs, strict=True):
             numbers = f"{run.executions:9,} runs {run.edges:5} edges {run.features:6} features {len(run.finds)} finds"
             print(f"{target.name:24} {numbers}", flush=True)
@@ -76,7 +79,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def fuzz(target: Target, seconds: int, *, keep: bool = False) -> Run:
+def fuzz(target: Target, seconds: int, seed: int, *, keep: bool = False) -> Run:
     """Run libFuzzer on one target in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         new, seeds, artifacts, corpus = (Path(folder, "new"), Path(folder, "seeds"), Path(folder, "found"), CORPUS / target.name)
@@ -85,6 +88,7 @@ def fuzz(target: Target, seconds: int, *, keep: bool = False) -> Run:
         write_seeds(target, seeds)
         folders = [str(new), str(corpus), str(seeds)]
         bounds = [
+            f"-seed={seed}",
             f"-max_len={target.input_bytes_max}",
             f"-timeout={INPUT_TIMEOUT_S}",
             f"-rss_limit_mb={MEMORY_MB_MAX}",

@@ -186,7 +186,10 @@ def check_requests(data: bytes) -> None:
     pieces = _fed(bounds, list(cut(wire, how)), early=bool(flags & 2), held=bool(flags & 4), cors=cors)
     statuses = _statuses(bytes(whole.wire.sent), whole.asked)
     assert pieces.served == whole.served, "what is served depends on how the bytes are cut"
-    assert _statuses(bytes(pieces.wire.sent), pieces.asked) == statuses, "what is answered depends on how the bytes are cut"
+    in_pieces = _statuses(bytes(pieces.wire.sent), pieces.asked)
+    if flags & 2 and b"expect" in wire.lower():  # refused before its body was there, such a call is the last; with it, it need not be
+        statuses = statuses[: len(in_pieces)]
+    assert in_pieces == statuses, "what is answered depends on how the bytes are cut"
     if cors is None and not flags & 2:  # otherwise there are requests that are answered and not served
         _check_by_h11(wire, whole.served)
         for served in whole.served:
