@@ -264,11 +264,7 @@ def _tell_warnings(warnings: tuple[Problem, ...]) -> None:
 
 def _changed_for_restart(before: Settings, now: Settings) -> tuple[str, ...]:
     changed = [name for name in NEEDS_RESTART if getattr(before, name) != getattr(now, name)]
-    changed += [
-        f"proxy.{name}"
-        for name in PROXY_NEEDS_RESTART
-        if getattr(before.proxy, name) != getattr(now.proxy, name)
-    ]
+    changed += [f"proxy.{name}" for name in PROXY_NEEDS_RESTART if getattr(before.proxy, name) != getattr(now.proxy, name)]
     changed += ["proxy.tls"] if (before.proxy.tls is None) != (now.proxy.tls is None) else []  # another certificate is taken at once
     changed += ["admin.listen"] if before.admin.listen != now.admin.listen else []
     return tuple(changed)

@@ -46,7 +46,9 @@ class View:
 
     def __init__(self, folder: Path, token: str) -> None:
         listen = Listen("127.0.0.1", 0)
-        settings = Settings(ProxySettings((listen,)), AdminSettings(listen, Secret(token)), (Account("openai", "http://h", Secret("sk-up")),))
+        settings = Settings(
+            ProxySettings((listen,)), AdminSettings(listen, Secret(token)), (Account("openai", "http://h", Secret("sk-up")),)
+        )
         price = PriceTable("gpt-4o@2024-10-02", 0, "here", {Meter.INPUT_TEXT: 2_500_000 * 60_000, Meter.DURATION_IN_MS: 20_000})
         team = Team("voice", "auto", keys=(Key("dev", HASH),))
         self.snapshot = Snapshot(settings, Catalogue((Card("gpt-4o", prices=(price,)),)), (), "tier-1", (team,), "abc", 1)
