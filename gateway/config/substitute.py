@@ -15,6 +15,11 @@ Variables = dict[str, str | None]
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^{}]*)?\}|\$\{[^}]*\}?")
 
 
+def _is_text(value: str) -> bool:
+    """Whether the variable's bytes were UTF-8: Python keeps others as halves of surrogate pairs, which nothing can write down."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def substitute(document: Document, env: Mapping[str, str], findings: Findings) -> tuple[dict[str, Any], Variables]:
     """The document's values with variables filled in. As in a shell, `:-` stands in for an empty variable too."""
     looked_up: Variables = {}
@@ -28,6 +33,9 @@ def substitute(document: Document, env: Mapping[str, str], findings: Findings) -
                 findings.add(document, path, f"{match[0]!r} is not a variable", allowed="${NAME}, ${NAME:-default}, and $${ for a plain ${")
                 return ""
             found = looked_up[name] = env.get(name)
+            if found is not None and not _is_text(found):
+                findings.add(document, path, f"the environment's {name} is not UTF-8; set it again")
+                return ""
             if match["default"] is not None:
                 return found or match["default"].removeprefix(":-")
             if found is None:
