@@ -13,7 +13,8 @@ import structlog
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_MMAP_THRESHOLD = -3  # malloc.h
 M_TRIM_THRESHOLD = -1
-LARGE_BLOCK_BYTES = 1_048_576  # well above the 256 KiB that a read from TLS asks for: a mapping each time doubled its cost
+LARGE_BLOCK_BYTES = 131_072  # what glibc begins with
+LARGE_BLOCK_BYTES_OF_WORKER = 1_048_576  # well above the 256 KiB that a read from TLS asks for: a mapping each time doubled its cost
 FREE_TOP_BYTES = 8_388_608  # of the heap's end that is kept: with the threshold above set, glibc would give it back at 128 KiB, each time
 FILES_OF_ITS_OWN = 64  # of a role: journal, control socket, large bodies that wait on disk
 
@@ -39,16 +40,23 @@ def end_with_parent(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def give_back_memory() -> None:
-    """Have large blocks returned to the system when they are freed, also once there were larger ones.
+def give_back_memory(large_block_bytes: int) -> None:
+    """Have blocks from this size on returned to the system when they are freed, also once there were larger ones.
 
     glibc raises its threshold to the largest block that was ever freed (up to 32 MiB); after a few huge answers blocks of that size lie in
     its heap among small ones, and what is freed between them stays: 80 MiB of a worker that did nothing any more.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        mallopt(M_MMAP_THRESHOLD, large_block_bytes)
         mallopt(M_TRIM_THRESHOLD, FREE_TOP_BYTES)
+
+
+def trim_memory() -> None:
+    """Return what is free inside the heap; a millisecond or so, now and then."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 def allow_open_files() -> None:

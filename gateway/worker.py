@@ -25,7 +25,7 @@ from gateway.exchange import exchange
 from gateway.house import House
 from gateway.journal.commit import CommitBy
 from gateway.journal.writer import SEGMENT_BYTES, JournalWriter
-from gateway.process import clients_max, configure_logs, end_with_parent, give_back_memory
+from gateway.process import LARGE_BLOCK_BYTES_OF_WORKER, clients_max, configure_logs, end_with_parent, give_back_memory, trim_memory
 from gateway.relay.deadlines import Deadlines
 from gateway.relay.gate import Gate, gate_of
 from gateway.relay.pool import Pool
@@ -33,6 +33,7 @@ from gateway.server.front import Front
 from gateway.stores.memory import MemoryStore
 
 LAG_EVERY_MS = 100
+TRIM_EVERY_S = 5.0  # what huge answers leave free between small blocks goes back soon after them
 LIMITS_AT_ONCE = 1_000  # buckets that are read in one turn of the loop: a millisecond
 
 _log = structlog.get_logger("gateway.worker")
@@ -181,6 +182,7 @@ class Worker:
         """Serve until drained."""
         self._deadlines.start(self._loop)
         self._tend()
+        self._trim()
         self._measure_lag(self._loop.time())
         await self.control.start()
         await self.drained.wait()
@@ -202,6 +204,10 @@ class Worker:
         self._shares.tend(now_ms)
         self._journal.tend()
         self._loop.call_later(HOLD_MS_MAX / 1000, self._tend)
+
+    def _trim(self) -> None:
+        trim_memory()
+        self._loop.call_later(TRIM_EVERY_S, self._trim)
 
     def _measure_lag(self, due_s: float) -> None:
         now_s = self._loop.time()
@@ -231,7 +237,7 @@ def _broke(error: BaseException) -> None:
 if __name__ == "__main__":
     configure_logs()
     end_with_parent(int(sys.argv[2]))
-    give_back_memory()
+    give_back_memory(LARGE_BLOCK_BYTES_OF_WORKER)
     armed = failpoints.arm("worker", os.environ.get(failpoints.VARIABLE, ""))
     within: CommitBy = "thread" if any(order.name.startswith("journal.sync.") for order in armed) else "process"
     gc.collect()
